@@ -1,0 +1,3 @@
+"""Meltem: an Istio-compatible service mesh with stock Envoy as its data plane."""
+
+__version__ = "0.1.0"
