@@ -1,0 +1,511 @@
+"""The one mechanism of incremental computation: sources, derived collections, indexes, transactions.
+
+    graph = Graph()
+    pods = graph.source("pods")                                  # Source: written from outside
+    by_app = graph.index("pods-by-app", pods, lambda k, v: [v.app])
+    apps = graph.derive("apps", services, f)                     # f(reader, key, value) -> {key: value}
+    pairs = graph.product("pairs", scopes, services, g)          # g(reader, left key, left, right key, right)
+    graph.on_commit(apps, listener)                              # listener({key: Change(old, new)}), once a commit
+    with graph.transaction():
+        pods.set("a", Pod(...))
+
+A derivation reads other collections only through its `Reader`, which records what was read; when that changes, only
+the keys which read it are computed again. A result equal to the former one ends there. Where two inputs yield the same
+output key, the input that sorts first wins, whatever the order of events: the content never depends on history. A
+derivation that raises costs only its own key: it has no output, and the failure is kept in `graph.failures`.
+
+A collection may read only collections made before it; so the order of creation is a topological order and one pass in
+that order per transaction suffices.
+"""
+
+# The classes in here are one mechanism and reach into each other; nothing outside does.
+# pyright: reportPrivateUsage=false
+from __future__ import annotations
+
+from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from typing import Generic, NamedTuple, TypeVar, cast
+
+K = TypeVar("K", bound=Hashable)
+V = TypeVar("V")
+K2 = TypeVar("K2", bound=Hashable)
+V2 = TypeVar("V2")
+K3 = TypeVar("K3", bound=Hashable)
+V3 = TypeVar("V3")
+IK = TypeVar("IK", bound=Hashable)
+
+
+class Change(NamedTuple, Generic[V]):
+    """What became of one key: `old` None = added, `new` None = removed."""
+
+    old: V | None
+    new: V | None
+
+
+Changes = Mapping[K, Change[V]]
+
+_Reading = tuple["_Readable", Hashable]
+_Task = tuple["_Derived", Hashable]
+
+
+class _AllKeys:
+    """Stands for "the whole collection" in the records of what was read."""
+
+
+_ALL = _AllKeys()
+
+
+class Failure(NamedTuple):
+    """A derivation that raised: which collection, for which input key, and what."""
+
+    collection: str
+    key: Hashable
+    error: Exception
+
+
+class _Readable:
+    """Something whose keys can be read and depended upon."""
+
+    def __init__(self, graph: Graph, name: str) -> None:
+        self.graph = graph
+        self.name = name
+        self.rank = graph._register(self)
+        self._readers: dict[Hashable, dict[_Task, None]] = {}
+
+    def _wake(self, key: Hashable) -> None:
+        readers = self._readers.get(key)
+        if readers:
+            for node, task in readers:
+                node._dirty.add(task)
+
+    def _add_reader(self, key: Hashable, task: _Task) -> None:
+        self._readers.setdefault(key, {})[task] = None
+
+    def _drop_reader(self, key: Hashable, task: _Task) -> None:
+        readers = self._readers.get(key)
+        if readers is not None:
+            readers.pop(task, None)
+            if not readers:
+                del self._readers[key]
+
+    def _settle(self) -> None:
+        """Bring this node up to date; everything of lower rank is."""
+
+    def _clear(self) -> None:
+        """Forget the changes of this transaction."""
+
+
+class Collection(_Readable, Generic[K, V]):
+    """Immutable values by key. Read-only from outside; see `Source` for the writable kind."""
+
+    def __init__(self, graph: Graph, name: str) -> None:
+        super().__init__(graph, name)
+        self._values: dict[K, V] = {}
+        self._changes: dict[K, Change[V]] = {}
+        self._indexes: list[Index[Hashable, K, V]] = []
+        self._products: list[tuple[_Pairing, bool]] = []
+        self._derivations: list[_Derived] = []
+
+    def get(self, key: K) -> V | None:
+        return self._values.get(key)
+
+    def items(self) -> Iterable[tuple[K, V]]:
+        return self._values.items()
+
+    def values(self) -> Iterable[V]:
+        return self._values.values()
+
+    def __iter__(self) -> Iterator[K]:
+        return iter(self._values)
+
+    def __len__(self) -> int:
+        return len(self._values)
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._values
+
+    def snapshot(self) -> dict[K, V]:
+        """A copy of the content, for comparing."""
+        return dict(self._values)
+
+    def _put(self, key: K, new: V | None) -> None:
+        old = self._values.get(key)
+        if old is new or (old is not None and new is not None and old == new):
+            return
+        if new is None:
+            del self._values[key]
+        else:
+            self._values[key] = new
+        first = self._changes.get(key)
+        before = first.old if first is not None else old
+        if before is None and new is None:
+            self._changes.pop(key, None)
+        else:
+            self._changes[key] = Change(before, new)
+
+    def _announce(self) -> None:
+        """Tell the readers, indexes and derivations what this transaction changed here."""
+        if not self._changes:
+            return
+        readers = self._readers
+        for key in self._changes:
+            if key in readers:
+                self._wake(key)
+        if _ALL in readers:
+            self._wake(_ALL)
+        for node in self._derivations:
+            node._dirty.update(self._changes)
+        for index in self._indexes:
+            index._update(self._changes)
+        for product, left in self._products:
+            product.input_changed(left, self._changes)
+
+    def _settle(self) -> None:
+        self._announce()
+
+    def _clear(self) -> None:
+        self._changes = {}
+
+
+class Source(Collection[K, V]):
+    """A collection that is written from outside, inside `graph.transaction()`."""
+
+    def set(self, key: K, value: V) -> None:
+        self.graph._writable(self)
+        self._put(key, value)
+
+    def delete(self, key: K) -> None:
+        self.graph._writable(self)
+        self._put(key, None)
+
+    def replace(self, content: Mapping[K, V]) -> None:
+        """Make the content exactly this; only real differences count as changes."""
+        self.graph._writable(self)
+        for key in [k for k in self._values if k not in content]:
+            self._put(key, None)
+        for key, value in content.items():
+            self._put(key, value)
+
+
+class Index(_Readable, Generic[IK, K, V]):
+    """Secondary keys of a collection: `lookup(ik)` gives the entries whose value has that secondary key."""
+
+    def __init__(self, graph: Graph, name: str, over: Collection[K, V], keys: Callable[[K, V], Iterable[IK]]) -> None:
+        super().__init__(graph, name)
+        self._over = over
+        self._keys = keys
+        self._entries: dict[IK, dict[K, V]] = {}
+        over._indexes.append(cast("Index[Hashable, K, V]", self))
+        self._update({k: Change(None, v) for k, v in over.items()})
+
+    def lookup(self, key: IK) -> Mapping[K, V]:
+        return self._entries.get(key, {})
+
+    def keys(self) -> Iterable[IK]:
+        return self._entries.keys()
+
+    def _update(self, changes: Changes[K, V]) -> None:
+        touched: set[IK] = set()
+        for key, change in changes.items():
+            before = set(self._keys(key, change.old)) if change.old is not None else set[IK]()
+            after = set(self._keys(key, change.new)) if change.new is not None else set[IK]()
+            for gone in before - after:
+                entries = self._entries[gone]
+                entries.pop(key, None)
+                if not entries:
+                    del self._entries[gone]
+            if change.new is not None:
+                for one in after:
+                    self._entries.setdefault(one, {})[key] = change.new
+            touched |= before | after
+        for one in touched:
+            self._wake(one)
+
+
+class Reader:
+    """What a derivation reads through; every read is remembered as a dependency of the key being computed."""
+
+    __slots__ = ("_node", "_reads")
+
+    def __init__(self, node: _Derived) -> None:
+        self._node = node
+        self._reads: set[_Reading] = set()
+
+    def get(self, collection: Collection[K, V], key: K) -> V | None:
+        self._record(collection, key)
+        return collection.get(key)
+
+    def lookup(self, index: Index[IK, K, V], key: IK) -> Mapping[K, V]:
+        self._record(index, key)
+        return index.lookup(key)
+
+    def all(self, collection: Collection[K, V]) -> Mapping[K, V]:
+        """Everything in it: the key is computed again at any change of that collection."""
+        self._record(collection, _ALL)
+        return collection._values
+
+    def _record(self, readable: _Readable, key: Hashable) -> None:
+        if readable.rank >= self._node.rank:
+            raise RuntimeError(f"{self._node.name} may not read {readable.name}, which was made after it")
+        self._reads.add((readable, key))
+
+    @property
+    def reads(self) -> set[_Reading]:
+        return self._reads
+
+
+class _Derived:
+    """What `derive` and `product` share: dirty input keys, records of reads, outputs by input key."""
+
+    rank: int
+    name: str
+
+    def __init__(self, graph: Graph) -> None:
+        self._dirty: set[Hashable] = set()
+        self._reads: dict[Hashable, set[_Reading]] = {}
+        self._failures = graph._failures
+
+    def _forget_reads(self, key: Hashable, keep: set[_Reading]) -> None:
+        task: _Task = (self, key)
+        for reading in self._reads.pop(key, ()):
+            if reading not in keep:
+                reading[0]._drop_reader(reading[1], task)
+
+    def _record_reads(self, key: Hashable, reads: set[_Reading]) -> None:
+        task: _Task = (self, key)
+        for readable, read_key in reads - self._reads.get(key, set()):
+            readable._add_reader(read_key, task)
+        self._forget_reads(key, reads)
+        if reads:
+            self._reads[key] = reads
+
+
+class _Derivation(Collection[K2, V2], _Derived):
+    """A derived collection: computes the outputs of dirty input keys, merges them by output key."""
+
+    def __init__(self, graph: Graph, name: str) -> None:
+        Collection[K2, V2].__init__(self, graph, name)
+        _Derived.__init__(self, graph)
+        self._outputs: dict[Hashable, Mapping[K2, V2]] = {}
+        self._contested: dict[K2, dict[Hashable, V2]] = {}
+        self._owner: dict[K2, Hashable] = {}
+
+    def _compute(self, reader: Reader, key: Hashable) -> Mapping[K2, V2] | None:
+        """The outputs of one input key, or None when the input is gone."""
+        raise RuntimeError("a derivation computes")
+
+    def _settle(self) -> None:
+        dirty, self._dirty = self._dirty, set()
+        for key in dirty:
+            reader = Reader(self)
+            try:
+                outputs = self._compute(reader, key)
+                self._failures.pop((self.name, key), None)
+            except Exception as error:
+                self._failures[(self.name, key)] = Failure(self.name, key, error)
+                outputs = {}
+            self._record_reads(key, reader.reads)
+            self._replace_outputs(key, outputs or {})
+            if outputs is None:
+                self._forget_reads(key, set())
+        self._announce()
+
+    def _replace_outputs(self, key: Hashable, outputs: Mapping[K2, V2]) -> None:
+        before = self._outputs.get(key)
+        if before is not None:
+            for out in before:
+                if out not in outputs:
+                    self._withdraw(out, key)
+        if outputs:
+            self._outputs[key] = outputs
+            for out, value in outputs.items():
+                self._offer(out, key, value)
+        elif before is not None:
+            del self._outputs[key]
+
+    def _offer(self, out: K2, key: Hashable, value: V2) -> None:
+        owner = self._owner.get(out)
+        if owner is None or (owner == key and out not in self._contested):
+            self._owner[out] = key
+            self._put(out, value)
+            return
+        rivals = self._contested.setdefault(out, {owner: self._values[out]})
+        rivals[key] = value
+        self._elect(out, rivals)
+
+    def _withdraw(self, out: K2, key: Hashable) -> None:
+        rivals = self._contested.get(out)
+        if rivals is None:
+            self._owner.pop(out, None)
+            self._put(out, None)
+            return
+        rivals.pop(key, None)
+        self._elect(out, rivals)
+        if len(rivals) == 1:
+            del self._contested[out]
+
+    def _elect(self, out: K2, rivals: dict[Hashable, V2]) -> None:
+        winner = min(rivals, key=repr)
+        self._owner[out] = winner
+        self._put(out, rivals[winner])
+
+
+class _Map(_Derivation[K2, V2], Generic[K, V, K2, V2]):
+    def __init__(
+        self,
+        graph: Graph,
+        name: str,
+        over: Collection[K, V],
+        function: Callable[[Reader, K, V], Mapping[K2, V2]],
+    ) -> None:
+        super().__init__(graph, name)
+        self._over = over
+        self._function = function
+        over._derivations.append(self)
+        self._dirty.update(over)
+
+    def _compute(self, reader: Reader, key: Hashable) -> Mapping[K2, V2] | None:
+        value = self._over.get(cast(K, key))
+        return None if value is None else self._function(reader, cast(K, key), value)
+
+
+class _Pairing:
+    """The part of a product that its two inputs talk to."""
+
+    def input_changed(self, is_left: bool, keys: Iterable[Hashable]) -> None:
+        raise RuntimeError("a product takes changes")
+
+
+class _Product(_Derivation[K2, V2], _Pairing):
+    """Every pair of a left and a right entry."""
+
+    def __init__(
+        self,
+        graph: Graph,
+        name: str,
+        left: Collection[Hashable, object],
+        right: Collection[Hashable, object],
+        function: Callable[[Reader, Hashable, object, Hashable, object], Mapping[K2, V2]],
+    ) -> None:
+        super().__init__(graph, name)
+        self._left = left
+        self._right = right
+        self._function = function
+        left._products.append((self, True))
+        right._products.append((self, False))
+        self.input_changed(True, left)
+
+    def input_changed(self, is_left: bool, keys: Iterable[Hashable]) -> None:
+        # Pairs with keys that the other side lost in this same transaction are dirty as well: whichever side settles
+        # last sees the changes of both.
+        other = self._right if is_left else self._left
+        others = {*other, *other._changes}
+        if is_left:
+            self._dirty.update((lk, rk) for lk in keys for rk in others)
+        else:
+            self._dirty.update((lk, rk) for rk in keys for lk in others)
+
+    def _compute(self, reader: Reader, key: Hashable) -> Mapping[K2, V2] | None:
+        lk, rk = cast("tuple[Hashable, Hashable]", key)
+        left, right = self._left.get(lk), self._right.get(rk)
+        return None if left is None or right is None else self._function(reader, lk, left, rk, right)
+
+
+class Graph:
+    """Owner of the collections: knows their order, runs transactions, tells listeners."""
+
+    def __init__(self) -> None:
+        self._nodes: list[_Readable] = []
+        self._listeners: list[tuple[Collection[Hashable, object], Callable[[Changes[Hashable, object]], None]]] = []
+        self._failures: dict[tuple[str, Hashable], Failure] = {}
+        self._depth = 0
+        self._settling = False
+
+    @property
+    def failures(self) -> Iterable[Failure]:
+        """Derivations that raise at present."""
+        return list(self._failures.values())
+
+    def source(self, name: str, key: type[K] | None = None, value: type[V] | None = None) -> Source[K, V]:
+        return Source[K, V](self, name)
+
+    def index(self, name: str, over: Collection[K, V], keys: Callable[[K, V], Iterable[IK]]) -> Index[IK, K, V]:
+        return Index(self, name, over, keys)
+
+    def derive(
+        self, name: str, over: Collection[K, V], function: Callable[[Reader, K, V], Mapping[K2, V2]]
+    ) -> Collection[K2, V2]:
+        """`function(reader, key, value)` gives the output entries of one input entry."""
+        node = _Map(self, name, over, function)
+        self._settle_new(node)
+        return node
+
+    def product(
+        self,
+        name: str,
+        left: Collection[K, V],
+        right: Collection[K2, V2],
+        function: Callable[[Reader, K, V, K2, V2], Mapping[K3, V3]],
+    ) -> Collection[K3, V3]:
+        """`function(reader, left key, left, right key, right)` gives the output entries of one pair."""
+        node = _Product[K3, V3](
+            self,
+            name,
+            cast("Collection[Hashable, object]", left),
+            cast("Collection[Hashable, object]", right),
+            cast("Callable[[Reader, Hashable, object, Hashable, object], Mapping[K3, V3]]", function),
+        )
+        self._settle_new(node)
+        return node
+
+    def on_commit(self, collection: Collection[K, V], listener: Callable[[Changes[K, V]], None]) -> None:
+        """`listener(changes)` after every transaction that changed the collection (net: old and new differ)."""
+        self._listeners.append(
+            (
+                cast("Collection[Hashable, object]", collection),
+                cast("Callable[[Changes[Hashable, object]], None]", listener),
+            )
+        )
+
+    @contextmanager
+    def transaction(self) -> Generator[None]:
+        """Writes to sources; at the end of the outermost one everything derived is brought up to date.
+
+        When the body raises, what was written until then still counts: sources are facts that were observed.
+        """
+        self._depth += 1
+        try:
+            yield
+        finally:
+            self._depth -= 1
+            if self._depth == 0:
+                self._commit()
+
+    def _commit(self) -> None:
+        self._settling = True
+        try:
+            for node in self._nodes:
+                node._settle()
+            notices = [(listener, node._changes) for node, listener in self._listeners if node._changes]
+            for node in self._nodes:
+                node._clear()
+        finally:
+            self._settling = False
+        for listener, changes in notices:
+            listener(changes)
+
+    def _settle_new(self, node: _Readable) -> None:
+        """A node made late starts with what its inputs hold now."""
+        if self._depth == 0 and not self._settling:
+            node._settle()
+            node._clear()
+
+    def _register(self, node: _Readable) -> int:
+        self._nodes.append(node)
+        return len(self._nodes) - 1
+
+    def _writable(self, source: Collection[K, V]) -> None:
+        if self._settling:
+            raise RuntimeError(f"{source.name} may not be written while derivations run")
+        if self._depth == 0:
+            raise RuntimeError(f"{source.name} may be written only inside graph.transaction()")
