@@ -260,10 +260,9 @@ class _Derived:
     rank: int
     name: str
 
-    def __init__(self, graph: Graph) -> None:
-        self._dirty: set[Hashable] = set()
-        self._reads: dict[Hashable, set[_Reading]] = {}
-        self._failures = graph._failures
+    _dirty: set[Hashable]
+    _reads: dict[Hashable, set[_Reading]]
+    _failures: dict[tuple[str, Hashable], Failure]
 
     def _forget_reads(self, key: Hashable, keep: set[_Reading]) -> None:
         task: _Task = (self, key)
@@ -284,8 +283,10 @@ class _Derivation(Collection[K2, V2], _Derived):
     """A derived collection: computes the outputs of dirty input keys, merges them by output key."""
 
     def __init__(self, graph: Graph, name: str) -> None:
-        Collection[K2, V2].__init__(self, graph, name)
-        _Derived.__init__(self, graph)
+        super().__init__(graph, name)
+        self._dirty = set()
+        self._reads = {}
+        self._failures = graph._failures
         self._outputs: dict[Hashable, Mapping[K2, V2]] = {}
         self._contested: dict[K2, dict[Hashable, V2]] = {}
         self._owner: dict[K2, Hashable] = {}
