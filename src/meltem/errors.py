@@ -4,6 +4,7 @@
     ├── UserError               the person typed or wrote something that cannot be used (CLI exit 64/65)
     │   └── InvalidResource     a resource's field has a value that cannot be used
     ├── EnvironmentError_       the machine lacks something (root, a kernel feature, a port, a program)
+    ├── Unreachable             an API server cannot be reached, or the connection broke: trying again may help
     └── ApiError                a Kubernetes API server answered with a Status that is not success
         ├── BadRequest 400 · Unauthorized 401 · Forbidden 403 · NotFound 404 · Conflict 409 · AlreadyExists 409
         └── Gone 410 (expired resourceVersion) · Invalid 422 · TooManyRequests 429 · ServerError 5xx
@@ -41,6 +42,10 @@ class InvalidResource(UserError):
 
 class EnvironmentError_(MeltemError):
     """The machine lacks something that is needed; the remedy says how to get it."""
+
+
+class Unreachable(MeltemError):
+    """No answer from an API server: refused, timed out, TLS not accepted, or cut off in the middle."""
 
 
 class ApiError(MeltemError):
