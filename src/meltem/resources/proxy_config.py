@@ -1,0 +1,33 @@
+"""ProxyConfig (the resource): settings of one workload's proxy.
+
+In: decoded by `meltem.resources.parse`. Out: frozen structs; the CRD schema is made from them.
+"""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from meltem.resources.base import Message, Resource, Schema
+from meltem.resources.common import IstioStatus, WorkloadSelector
+
+
+class ProxyImage(Message, frozen=True, kw_only=True):
+    """ProxyConfig, image: one part of it."""
+
+    image_type: str = ""
+
+
+class ProxyConfigSpec(Message, frozen=True, kw_only=True):
+    """ProxyConfig: one part of it."""
+
+    concurrency: Annotated[int | None, Schema(format="int32", minimum=0, nullable=True)] = None
+    environment_variables: dict[str, Annotated[str, Schema(maxLength=2048)]] = {}
+    image: ProxyImage | None = None
+    selector: WorkloadSelector | None = None
+
+
+class ProxyConfig(Resource, frozen=True, kw_only=True):
+    """A ProxyConfig."""
+
+    spec: ProxyConfigSpec = ProxyConfigSpec()
+    status: IstioStatus = IstioStatus()
