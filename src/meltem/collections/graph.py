@@ -418,6 +418,7 @@ class Graph:
     def __init__(self) -> None:
         self._nodes: list[_Readable] = []
         self._listeners: list[tuple[Collection[Hashable, object], Callable[[Changes[Hashable, object]], None]]] = []
+        self._after: list[Callable[[], None]] = []
         self._failures: dict[tuple[str, Hashable], Failure] = {}
         self._depth = 0
         self._settling = False
@@ -468,6 +469,10 @@ class Graph:
             )
         )
 
+    def after_commit(self, action: Callable[[], None]) -> None:
+        """`action()` after all listeners of a transaction have been told."""
+        self._after.append(action)
+
     @contextmanager
     def transaction(self) -> Generator[None]:
         """Writes to sources; at the end of the outermost one everything derived is brought up to date.
@@ -494,6 +499,8 @@ class Graph:
             self._settling = False
         for listener, changes in notices:
             listener(changes)
+        for action in self._after:
+            action()
 
     def _settle_new(self, node: _Readable) -> None:
         """A node made late starts with what its inputs hold now."""
