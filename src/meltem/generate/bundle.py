@@ -1,8 +1,8 @@
 """What every proxy should have now: generated resources by group, and notice of what changed for whom.
 
 In: collections of `Resource`s keyed `(group, type URL, name)`, and for every proxy the groups that make up its
-configuration (a group is what equal views share: an outbound scope, an inbound view, a gateway). Out: an `Attachment` for
-each connected proxy: its resources by type, and one notice a commit naming what changed in them.
+configuration (a group is what equal views share: an outbound scope, an inbound view, a gateway). Out: an `Attachment`
+for each connected proxy: its resources by type, and one notice a commit naming what changed in them.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ class Attachment:
         return None
 
     def names(self, type_url: str) -> set[str]:
-        return set().union(*self.layers(type_url))
+        return {name for layer in self.layers(type_url) for name in layer}
 
     def all(self, type_url: str) -> Iterator[Resource]:
         """Every resource of the type once; an earlier group wins over a later one."""

@@ -1,6 +1,6 @@
 """Who asks: one connected proxy, read from the node that it sends on its first message.
 
-In: node id, cluster, locality and metadata (Istio's names, as any Istio agent sends them). Out: `Proxy`, a frozen value.
+In: node id, cluster, locality and metadata (Istio's names, as any Istio agent sends them). Out: a frozen `Proxy`.
 
 Node id: `<sidecar|router>~<ip>~<name>.<namespace>~<domain>`.
 """
@@ -32,6 +32,9 @@ class Locality(msgspec.Struct, frozen=True, order=True):
         return "/".join(p for p in (self.region, self.zone, self.subzone) if p)
 
 
+NOWHERE = Locality()
+
+
 def parse_locality(text: str) -> Locality:
     """`region/zone/subzone`, later parts optional (also with dots, as in the label `istio-locality`)."""
     parts = (text.replace(".", "/") if "/" not in text else text).split("/")
@@ -53,7 +56,7 @@ class Proxy(msgspec.Struct, frozen=True):
     cluster: str = "Kubernetes"
     network: str = ""
     mesh_id: str = ""
-    locality: Locality = Locality()
+    locality: Locality = NOWHERE
     version: str = ""
     node_name: str = ""
     workload_name: str = ""
@@ -89,7 +92,7 @@ class Proxy(msgspec.Struct, frozen=True):
         return any(":" in a for a in self.addresses)
 
 
-def parse_proxy(node_id: str, metadata: JsonObject, locality: Locality = Locality(), *, delta: bool = True) -> Proxy:
+def parse_proxy(node_id: str, metadata: JsonObject, locality: Locality = NOWHERE, *, delta: bool = True) -> Proxy:
     """Raises UserError, worded for the log, for a node id that is not Istio's."""
     parts = node_id.split("~")
     if len(parts) != 4:
