@@ -1,0 +1,177 @@
+"""The image table: which command on this machine a container image's name stands for.
+
+In: `images.yaml` of this package and the user's own files (same form, asked first). Out: `ImageTable.find(image)`, an
+`Image` with what a registry's image configuration would have (entrypoint, arguments, environment, user), or the reason
+why there is none and which file to add it to.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import os
+import shutil
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import msgspec
+
+import meltem
+from meltem.errors import UserError
+from meltem.objects import Json, JsonObject, at, bool_at, objects_at, str_at, strings_at
+from meltem.yamlio import load
+
+_FIELDS = {"match", "command", "args", "env", "workdir", "user", "stopSignal", "init", "requires"}
+
+
+class Image(msgspec.Struct, frozen=True, kw_only=True):
+    """One entry, its placeholders filled in. Names follow the OCI image configuration."""
+
+    match: tuple[str, ...]
+    command: tuple[str, ...] = ()
+    args: tuple[str, ...] = ()
+    env: Mapping[str, str] = {}
+    workdir: str = ""
+    user: str = ""
+    stop_signal: str = "SIGTERM"
+    init: bool = False
+    requires: tuple[str, ...] = ()
+    source: str = ""
+    """The file it stands in."""
+
+
+class NoImage(msgspec.Struct, frozen=True):
+    """Nothing maps the image: `reason` is a sentence for the pod's event."""
+
+    reason: str
+
+
+class ImageTable(msgspec.Struct, frozen=True):
+    entries: tuple[Image, ...]
+    user_file: str
+    """Where a person adds an image."""
+
+    def find(self, image: str) -> Image | NoImage:
+        """The first entry whose pattern fits and whose programs are installed."""
+        missing: list[str] = []
+        for entry in self.entries:
+            if any(_fits(pattern, image) for pattern in entry.match):
+                absent = [p for p in entry.requires if shutil.which(p) is None]
+                if not absent:
+                    return entry
+                missing += absent
+        if missing:
+            return NoImage(
+                f"image {image!r} stands for a program that is not installed on this machine: {', '.join(missing)}; "
+                f"install it, or say in {self.user_file} which command takes its place"
+            )
+        return NoImage(
+            f"no command is known for image {image!r}: the local cluster pulls no images; "
+            f"add an entry for it to {self.user_file} (match, command)"
+        )
+
+
+def load_table(home: Path | None = None) -> ImageTable:
+    """The table for a cluster: `$MELTEM_IMAGES`, `<home>/images.yaml`, then the package's own.
+
+    Raises UserError naming file and entry for what cannot be used.
+    """
+    named = os.environ.get("MELTEM_IMAGES", "")
+    own = Path(named) if named else (home / "images.yaml" if home else None)
+    files = [Path(named)] if named else []
+    if home is not None and (home / "images.yaml").exists():
+        files.append(home / "images.yaml")
+    entries: list[Image] = []
+    for file in files:
+        entries += _read(file)
+    package = Path(__file__).with_name("images.yaml")
+    entries += _read(package)
+    return ImageTable(tuple(entries), str(own or package))
+
+
+def samples_directory() -> Path:
+    """The sample programs: `samples` of the source tree, else of the installed package."""
+    package = Path(meltem.__file__).resolve().parent
+    for candidate in (package.parent.parent / "samples", package / "samples", Path(sys.prefix) / "share/meltem/samples"):
+        if candidate.is_dir():
+            return candidate
+    return package.parent.parent / "samples"
+
+
+def placeholders() -> dict[str, str]:
+    return {
+        "{python}": sys.executable,
+        "{bin}": str(Path(sys.executable).parent),
+        "{samples}": str(samples_directory()),
+    }
+
+
+def _read(file: Path) -> list[Image]:
+    try:
+        document = load(file.read_bytes(), source=str(file))
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=str(file)) from None
+    if not isinstance(at(document, "images"), list):
+        raise UserError("has no list `images`", where=str(file))
+    return [_entry(item, f"{file}: images[{i}]", str(file)) for i, item in enumerate(objects_at(document, "images"))]
+
+
+def _entry(item: JsonObject, where: str, source: str) -> Image:
+    unknown = sorted(set(item) - _FIELDS)
+    if unknown:
+        raise UserError(f"unknown field {unknown[0]!r}", where=where, remedy=f"known: {', '.join(sorted(_FIELDS))}")
+    match = _strings(item, "match", where)
+    if not match:
+        raise UserError("has no `match`", where=where)
+    env = item.get("env", {})
+    if not isinstance(env, dict):
+        raise UserError("`env` is no map", where=where)
+    return Image(
+        match=match,
+        command=_filled(_strings(item, "command", where)),
+        args=_filled(_strings(item, "args", where)),
+        env={k: _fill(_text(v)) for k, v in env.items()},
+        workdir=_fill(str_at(item, "workdir")),
+        user=_text(item.get("user", "")),
+        stop_signal=str_at(item, "stopSignal", default="SIGTERM"),
+        init=bool_at(item, "init"),
+        requires=_strings(item, "requires", where),
+        source=source,
+    )
+
+
+def _strings(item: JsonObject, key: str, where: str) -> tuple[str, ...]:
+    value = item.get(key, [])
+    if isinstance(value, str):
+        return (value,)
+    if not isinstance(value, list):
+        raise UserError(f"`{key}` is no list of strings", where=where)
+    if any(isinstance(v, list | dict) or v is None for v in value):
+        raise UserError(f"`{key}` has an item that is no string", where=where)
+    texts = strings_at(item, key)
+    return tuple(texts) if len(texts) == len(value) else tuple(_text(v) for v in value)
+
+
+def _text(value: Json) -> str:
+    if isinstance(value, bool):
+        return "true" if value else "false"
+    return "" if value is None else str(value)
+
+
+def _fill(text: str) -> str:
+    for name, value in placeholders().items():
+        text = text.replace(name, value)
+    return text
+
+
+def _filled(texts: Sequence[str]) -> tuple[str, ...]:
+    return tuple(_fill(t) for t in texts)
+
+
+def _fits(pattern: str, image: str) -> bool:
+    name = image.split("@", 1)[0]
+    head, slash, last = name.rpartition("/")
+    if ":" not in pattern.rpartition("/")[2]:
+        last = last.split(":", 1)[0]
+    parts = f"{head}{slash}{last}".split("/")
+    return any(fnmatch.fnmatchcase("/".join(parts[i:]), pattern) for i in range(len(parts)))

@@ -1,0 +1,228 @@
+"""The node's network: its namespace, the veth to the host, the pod bridge, routes, and each pod's interface.
+
+In: a `ClusterConfig`. Out: the node's network namespace, ready for `enter_node_network`; a pod's `eth0` for every
+`attach_pod`. `remove_node_network` undoes all of it by name. Everything may run again over what is there already.
+
+    host  mltm<i> host_ip/30 ──── uplink node_ip/30  node namespace  cni0 pod_gateway ──── eth0 pod_ip  pods
+
+A pod's only on-link neighbour is the gateway: traffic between pods passes the node's own routing, so that service rules
+(DNAT) see both directions without the br_netfilter module. The host masquerades what pods send to the outside world, in
+an nftables table of this cluster's own; nothing else on the host is touched but routes and `ip_forward`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+from collections.abc import Sequence
+from ipaddress import IPv4Network
+from pathlib import Path
+
+from meltem.errors import EnvironmentError_
+from meltem.local.config import ClusterConfig
+from meltem.local.node.runtime import linux
+
+BRIDGE = "cni0"
+UPLINK = "uplink"
+_NETNS_DIRECTORY = Path("/run/netns")
+_FORWARD_COMMENT = "meltem"
+
+
+def set_up_node_network(config: ClusterConfig) -> None:
+    """Makes whatever is missing. Raises EnvironmentError_ naming the command that failed."""
+    _make_namespace(config.node_netns)
+    if not _exists(config.host_veth):
+        _run("ip", "link", "add", config.host_veth, "type", "veth", "peer", "name", UPLINK, "netns", config.node_netns)
+    _ip(
+        f"addr replace {config.host_ip}/30 dev {config.host_veth}",
+        f"link set {config.host_veth} up",
+        *(f"route replace {cidr} via {config.node_ip}" for cidr in _routed(config)),
+    )
+    _in_node(
+        config,
+        "link set lo up",
+        f"addr replace {config.node_ip}/30 dev {UPLINK}",
+        f"link set {UPLINK} up",
+        f"route replace default via {config.host_ip}",
+    )
+    if not (config.node_netns and _exists(BRIDGE, config.node_netns)):
+        _in_node(config, f"link add {BRIDGE} type bridge forward_delay 0")
+    prefix = IPv4Network(config.pod_cidr).prefixlen
+    _in_node(config, f"addr replace {config.pod_gateway}/{prefix} dev {BRIDGE}", f"link set {BRIDGE} up")
+    _sysctls(
+        config.node_netns,
+        {
+            "net/ipv4/ip_forward": "1",
+            "net/ipv4/conf/all/send_redirects": "0",
+            "net/ipv4/conf/default/send_redirects": "0",
+            f"net/ipv4/conf/{BRIDGE}/send_redirects": "0",
+            "net/ipv4/conf/all/rp_filter": "0",
+            "net/ipv4/conf/default/rp_filter": "0",
+            f"net/ipv4/conf/{BRIDGE}/rp_filter": "0",
+            f"net/ipv4/conf/{UPLINK}/rp_filter": "0",
+            # Hairpin: a pod that reaches itself by its service comes back masqueraded, and local addresses are routed.
+            f"net/ipv4/conf/{BRIDGE}/route_localnet": "1",
+            "net/ipv4/ip_unprivileged_port_start": "0",
+        },
+    )
+    _forward_on_host(config)
+
+
+def enter_node_network(config: ClusterConfig) -> None:
+    """Moves this whole process into the node's namespace; call it before any thread exists."""
+    linux.enter(str(_NETNS_DIRECTORY / config.node_netns), linux.CLONE_NEWNET)
+
+
+def node_namespace(config: ClusterConfig) -> Path:
+    return _NETNS_DIRECTORY / config.node_netns
+
+
+def remove_node_network(config: ClusterConfig) -> None:
+    """Undoes `set_up_node_network`; what is not there is no error. Run it in the host's namespace."""
+    _quiet("nft", "delete", "table", "ip", _table(config))
+    for direction in ("-i", "-o"):
+        _quiet("iptables", "-w", "-D", "FORWARD", direction, config.host_veth, "-j", "ACCEPT")
+    _quiet("ip", "link", "del", config.host_veth)
+    _quiet("ip", "netns", "del", config.node_netns)
+
+
+def pod_interface(uid: str) -> str:
+    """The node's end of a pod's veth: at most 15 characters."""
+    return "v" + uid.replace("-", "")[:12]
+
+
+def attach_pod(config: ClusterConfig, namespace: Path, uid: str, address: str) -> None:
+    """Gives the pod's network namespace its `eth0` with `address` and the default route."""
+    name = pod_interface(uid)
+    _quiet("ip", "link", "del", name)
+    prefix = IPv4Network(config.pod_cidr).prefixlen
+    _ip(f"link add {name} mtu 1500 type veth peer name eth0 netns {namespace}", f"link set {name} master {BRIDGE} up")
+    commands = (
+        "link set lo up",
+        f"addr add {address}/{prefix} dev eth0 noprefixroute",
+        "link set eth0 up",
+        f"route add {config.pod_gateway} dev eth0 scope link src {address}",
+        f"route add default via {config.pod_gateway} dev eth0 src {address}",
+    )
+    script = "; ".join(
+        [
+            "echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start",
+            "echo 0 > /proc/sys/net/ipv4/conf/all/accept_redirects",
+            "exec ip -batch -",
+        ]
+    )
+    _run("nsenter", f"--net={namespace}", "sh", "-c", script, text="\n".join(commands) + "\n")
+
+
+def set_pod_sysctls(namespace: Path, values: Sequence[tuple[str, str]]) -> None:
+    """`securityContext.sysctls` of the network namespace; raises EnvironmentError_ where the kernel refuses one."""
+    for name, value in values:
+        path = "/proc/sys/" + name.replace(".", "/")
+        _run("nsenter", f"--net={namespace}", "sh", "-c", f'printf %s "$1" > "$0"', path, value)
+
+
+def detach_pod(uid: str) -> None:
+    _quiet("ip", "link", "del", pod_interface(uid))
+
+
+# ---- commands ----
+
+
+def _routed(config: ClusterConfig) -> tuple[str, str, str]:
+    return config.pod_cidr, config.service_cidr, config.load_balancer_cidr
+
+
+def _table(config: ClusterConfig) -> str:
+    return f"meltem-{config.name}"
+
+
+def _make_namespace(name: str) -> None:
+    path = _NETNS_DIRECTORY / name
+    if path.exists():
+        try:
+            fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        except OSError:
+            fd = -1
+        if fd >= 0:
+            try:
+                _run("ip", "-n", name, "link", "show", "lo")
+                return
+            except EnvironmentError_:
+                # A plain file that a reboot or an unmount left behind.
+                with contextlib.suppress(OSError):
+                    linux.umount(str(path), linux.MNT_DETACH)
+                path.unlink()
+            finally:
+                os.close(fd)
+    _run("ip", "netns", "add", name)
+
+
+def _exists(interface: str, namespace: str = "") -> bool:
+    where = ("-n", namespace) if namespace else ()
+    done = subprocess.run(
+        ["ip", *where, "link", "show", "dev", interface], capture_output=True, check=False, stdin=subprocess.DEVNULL
+    )
+    return done.returncode == 0
+
+
+def _forward_on_host(config: ClusterConfig) -> None:
+    Path("/proc/sys/net/ipv4/ip_forward").write_text("1")
+    whole = str(IPv4Network(f"{config.host_ip}/16", strict=False))
+    table = _table(config)
+    _run(
+        "nft", "-f", "-",
+        text=f"""
+table ip {table} {{}}
+delete table ip {table}
+table ip {table} {{
+  chain outside {{
+    type nat hook postrouting priority srcnat; policy accept;
+    ip saddr {whole} ip daddr != {whole} oifname != "{config.host_veth}" oifname != "lo" counter masquerade
+  }}
+}}
+""",
+    )  # fmt: skip
+    # A host whose firewall drops forwarded packets (Docker sets that policy) would cut pods off.
+    try:
+        policy = subprocess.run(
+            ["iptables", "-w", "-S", "FORWARD"], capture_output=True, check=False, text=True, stdin=subprocess.DEVNULL
+        ).stdout
+    except OSError:
+        return
+    if "-P FORWARD DROP" in policy:
+        for direction in ("-i", "-o"):
+            if f"-A FORWARD {direction} {config.host_veth} -j ACCEPT" not in policy:
+                _quiet("iptables", "-w", "-I", "FORWARD", direction, config.host_veth, "-j", "ACCEPT")
+
+
+def _sysctls(namespace: str, values: dict[str, str]) -> None:
+    script = "\n".join(f"echo {value} > /proc/sys/{name}" for name, value in values.items())
+    _run("ip", "netns", "exec", namespace, "sh", "-c", script)
+
+
+def _ip(*commands: str) -> None:
+    _run("ip", "-batch", "-", text="\n".join(commands) + "\n")
+
+
+def _in_node(config: ClusterConfig, *commands: str) -> None:
+    _run("ip", "-n", config.node_netns, "-batch", "-", text="\n".join(commands) + "\n")
+
+
+def _run(*command: str, text: str = "") -> str:
+    try:
+        done = subprocess.run(list(command), input=text, capture_output=True, check=False, text=True)
+    except OSError as error:
+        raise EnvironmentError_(
+            f"the program {command[0]} cannot be run: {error.strerror}", where="node network",
+            remedy="install iproute2, nftables and util-linux",
+        ) from None  # fmt: skip
+    if done.returncode != 0:
+        said = done.stderr.strip() or f"exit code {done.returncode}"
+        raise EnvironmentError_(f"`{' '.join(command)}` failed: {said}", where="node network")
+    return done.stdout
+
+
+def _quiet(*command: str) -> None:
+    with contextlib.suppress(OSError):
+        subprocess.run(list(command), capture_output=True, check=False, stdin=subprocess.DEVNULL)

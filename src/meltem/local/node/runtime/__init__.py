@@ -1,0 +1,1 @@
+"""The container runtime: one small daemon of the standard library only, see `daemon`."""
