@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NoReturn, Protocol
+from typing import NoReturn, Protocol, cast
 
 import grpc
 import structlog
@@ -32,6 +33,12 @@ class ServiceLimits:
     under_way: int = 256
     per_identity_rate: float = 5.0
     per_identity_burst: float = 200.0
+
+
+class RpcHandler(Protocol):
+    """`grpc.GenericRpcHandler`, which has no complete types of its own."""
+
+    def service(self, handler_call_details: object) -> object: ...
 
 
 class CallContext(Protocol):
@@ -62,10 +69,11 @@ class CertificateService:
         self._gate = asyncio.Semaphore(self._limits.under_way)
         self._log = structlog.get_logger("ca")
 
-    def handler(self) -> grpc.GenericRpcHandler:
+    def handler(self) -> RpcHandler:
         """To be added with `server.add_generic_rpc_handlers((service.handler(),))`; bytes in, bytes out."""
-        method: grpc.RpcMethodHandler[bytes, bytes] = grpc.unary_unary_rpc_method_handler(self._create)
-        return grpc.method_handlers_generic_handler(messages.SERVICE, {messages.CREATE: method})
+        method = cast("Callable[..., object]", grpc.unary_unary_rpc_method_handler)(self._create)
+        generic = cast("Callable[..., RpcHandler]", grpc.method_handlers_generic_handler)
+        return generic(messages.SERVICE, {messages.CREATE: method})
 
     async def create(self, request: bytes, credentials: Credentials) -> bytes:
         """The answer to one request; raises `Refused` with a gRPC status for what is refused."""
