@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from meltem.objects import JsonObject, name_of, namespace_of, str_at, uid_of
+from meltem.objects import JsonObject, name_of, namespace_of, object_at, str_at, uid_of
 
 Key = tuple[str, str]
 """(namespace, name); the namespace is empty for cluster-scoped objects."""
@@ -29,6 +29,7 @@ class Store:
         self._functions: dict[str, IndexFunction] = {"namespace": lambda o: (namespace_of(o),), **(indexes or {})}
         self._indexes: dict[str, dict[str, dict[Key, None]]] = {name: {} for name in self._functions}
         self._callbacks: list[Callback] = []
+        self._seen = 0  # the newest resource version that the watch has shown
 
     def on_change(self, callback: Callback) -> None:
         """Call it for every change from now on, and at once for every object that is there already."""
@@ -46,13 +47,39 @@ class Store:
             old = self._objects.get(key)
             if old is None or _version(old) != _version(item) or uid_of(old) != uid_of(item):
                 self._put(key, item)
+            self._seen = max(self._seen, _number(item))
 
     def upsert(self, obj: JsonObject) -> None:
-        self._put(key_of(obj), obj)
+        self._seen = max(self._seen, _number(obj))
+        key = key_of(obj)
+        if not self._newer_is_known(key, obj):
+            self._put(key, obj)
 
     def delete(self, obj: JsonObject) -> None:
-        if key_of(obj) in self._objects:
-            self._put(key_of(obj), None)
+        self._seen = max(self._seen, _number(obj))
+        key = key_of(obj)
+        if key in self._objects and not self._newer_is_known(key, obj):
+            self._put(key, None)
+
+    # What this process wrote itself, ahead of the watch
+
+    def observe(self, obj: JsonObject) -> None:
+        """The server's answer to a write of ours. Callbacks run at once; what the watch has shown already is left."""
+        number = _number(obj)
+        if number > self._seen and not self._newer_is_known(key_of(obj), obj):
+            self._put(key_of(obj), obj)
+
+    def observe_deleting(self, obj: JsonObject, moment: str) -> None:
+        """We asked for this cached object's deletion at `moment` (RFC 3339); the watch will say the rest."""
+        cached = self._objects.get(key_of(obj))
+        if cached is not None and uid_of(cached) == uid_of(obj) and not str_at(cached, "metadata", "deletionTimestamp"):
+            self._put(
+                key_of(obj), {**cached, "metadata": {**object_at(cached, "metadata"), "deletionTimestamp": moment}}
+            )
+
+    def _newer_is_known(self, key: Key, obj: JsonObject) -> bool:
+        cached = self._objects.get(key)
+        return cached is not None and _number(cached) > _number(obj) > 0
 
     # Reading
 
@@ -98,3 +125,9 @@ class Store:
 
 def _version(obj: JsonObject) -> str:
     return str_at(obj, "metadata", "resourceVersion")
+
+
+def _number(obj: JsonObject) -> int:
+    """Resource versions are numbers that grow (Kubernetes 1.35 promises it); 0 where a server has others."""
+    version = _version(obj)
+    return int(version) if version.isdigit() else 0

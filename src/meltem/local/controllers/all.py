@@ -1,0 +1,30 @@
+"""The list of controllers of a local cluster.
+
+In: a `Context`. Out: every controller, made but not running.
+"""
+
+from __future__ import annotations
+
+from meltem.kube.resource_types import REPLICATION_CONTROLLERS
+from meltem.local.controllers.accounts import NamespaceDefaultsController, TokenSecretController
+from meltem.local.controllers.binding import BindingController
+from meltem.local.controllers.deployment import DeploymentController
+from meltem.local.controllers.endpoints import EndpointsController, MirroringController
+from meltem.local.controllers.loadbalancer import LoadBalancerController
+from meltem.local.controllers.replicaset import ReplicaSetController
+from meltem.local.controllers.runtime import Context, Controller
+
+
+def controllers(ctx: Context) -> list[Controller]:
+    """Made in this order; they run side by side."""
+    return [
+        BindingController(ctx),
+        NamespaceDefaultsController(ctx),
+        TokenSecretController(ctx),
+        DeploymentController(ctx),
+        ReplicaSetController(ctx),
+        ReplicaSetController(ctx, REPLICATION_CONTROLLERS),
+        EndpointsController(ctx),
+        MirroringController(ctx),
+        LoadBalancerController(ctx),
+    ]

@@ -1,0 +1,99 @@
+"""Addresses for Services of type LoadBalancer, out of the cluster's `load_balancer_cidr`.
+
+In: Services. Out: `status.loadBalancer.ingress[0]` with an IP that the host can reach (mode VIP: the cluster network's
+rules answer it). `spec.loadBalancerIP` is honoured when it is inside the range and free; addresses are given again only
+after their Service let go. With none left, an event on the Service says so.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+
+from meltem.kube.resource_types import SERVICES
+from meltem.kube.store import Key, key_of
+from meltem.kube.workqueue import WorkQueue
+from meltem.local.controllers.runtime import Context, is_deleting
+from meltem.objects import JsonObject, copy_object, name_of, object_at, objects_at, str_at
+
+_CLASSES = ("", "meltem/local")
+
+
+class LoadBalancerController:
+    def __init__(self, ctx: Context) -> None:
+        self._ctx = ctx
+        self._services = ctx.cache(SERVICES)
+        self._queue: WorkQueue[Key] = WorkQueue("load-balancers")
+
+    async def run(self) -> None:
+        self._services.on_change(self._changed)
+        await self._queue.run(self._sync, workers=1)  # one at a time: two must not take the same address
+
+    def _changed(self, old: JsonObject | None, new: JsonObject | None) -> None:
+        if new is not None and (_wants(new) or addresses(new)):
+            self._queue.add(key_of(new))
+        if old is not None and addresses(old) and (new is None or not addresses(new)):
+            for service in self._services:  # an address is free again
+                if _wants(service) and not addresses(service):
+                    self._queue.add(key_of(service))
+
+    async def _sync(self, key: Key) -> None:
+        service = self._services.get(key[1], key[0])
+        if service is None or is_deleting(service):
+            return
+        status = copy_object(object_at(service, "status"))
+        if not _wants(service):
+            if addresses(service):
+                status["loadBalancer"] = {}
+                await self._ctx.update_status(SERVICES, service, status)
+            return
+        ip = self._choose(service)
+        if not ip:
+            return
+        status["loadBalancer"] = {"ingress": [{"ip": ip, "ipMode": "VIP"}]}
+        before = addresses(service)
+        if before != [ip]:
+            await self._ctx.update_status(SERVICES, service, status)
+            self._ctx.events.event(service, "Normal", "EnsuredLoadBalancer", f"Ensured load balancer at {ip}")
+
+    def _choose(self, service: JsonObject) -> str:
+        network = ipaddress.ip_network(self._ctx.config.load_balancer_cidr)
+        taken = {ip for other in self._services if key_of(other) != key_of(service) for ip in addresses(other)}
+        wish = str_at(service, "spec", "loadBalancerIP")
+        if wish:
+            why = _refusal(wish, network, taken)
+            if why:
+                self._ctx.events.event(service, "Warning", "SyncLoadBalancerFailed", why)
+                return ""
+            return str(ipaddress.ip_address(wish))
+        for current in addresses(service):
+            if not _refusal(current, network, taken):
+                return current
+        for candidate in network.hosts():
+            if str(candidate) not in taken:
+                return str(candidate)
+        message = f"no address is left in {network} for Service {name_of(service)}: delete a LoadBalancer Service"
+        self._ctx.events.event(service, "Warning", "SyncLoadBalancerFailed", message)
+        return ""
+
+
+def addresses(service: JsonObject) -> list[str]:
+    found = [str_at(i, "ip") for i in objects_at(service, "status", "loadBalancer", "ingress")]
+    return [i for i in found if i]
+
+
+def _wants(service: JsonObject) -> bool:
+    return (
+        str_at(service, "spec", "type") == "LoadBalancer" and str_at(service, "spec", "loadBalancerClass") in _CLASSES
+    )
+
+
+def _refusal(wish: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network, taken: set[str]) -> str:
+    try:
+        ip = ipaddress.ip_address(wish)
+    except ValueError:
+        return f"spec.loadBalancerIP {wish!r} is no IP address"
+    if ip not in network or ip in (network.network_address, network.broadcast_address):
+        return f"spec.loadBalancerIP {wish} is not in this cluster's range {network}"
+    if str(ip) in taken:
+        return f"spec.loadBalancerIP {wish} belongs to another Service"
+    return ""
