@@ -1,7 +1,7 @@
 """Kubernetes' own kinds, as far as the mesh reads them.
 
-In: decoded by `meltem.resources.parse`. Out: frozen structs. What a struct leaves out, the mesh does not read; code that
-must carry an object whole (the injector, the installer) keeps it as `meltem.objects.JsonObject`.
+In: decoded by `meltem.resources.parse`. Out: frozen structs. What a struct leaves out, the mesh does not read; code
+that must carry an object whole (the injector, the installer) keeps it as `meltem.objects.JsonObject`.
 """
 
 from __future__ import annotations
