@@ -1,4 +1,4 @@
-"""Sprig's dates, semantic versions, paths, URLs and the other small groups. Time comes from the clock that is passed in."""
+"""Sprig's dates, paths, URLs and other small groups of functions. Time comes from the clock that is passed in."""
 
 from __future__ import annotations
 
@@ -150,7 +150,7 @@ def parse_time(layout: str, text: str) -> datetime:
         pattern.append(re.escape(layout[position : match.start()]))
         token = match.group()
         if token[0] in ".,":
-            pattern.append("" if token[1] == "9" else r"(?P<f>[.,]\d{%d})" % (len(token) - 1))
+            pattern.append("" if token[1] == "9" else rf"(?P<f>[.,]\d{{{len(token) - 1}}})")
         elif token[0] in "Z-" and token not in _PATTERNS:
             pattern.append(r"(?P<z>Z|[+-]\d{2}:?(?:\d{2})?)")
         else:

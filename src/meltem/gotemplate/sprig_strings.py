@@ -28,6 +28,7 @@ from meltem.gotemplate.values import (
 )
 
 MAX_TEXT = 16 * 1024 * 1024
+_WHITE = " \t\n\v\f\r\x85\xa0\u1680\u2028\u2029\u202f\u205f\u3000" + "".join(map(chr, range(0x2000, 0x200B)))
 
 
 def to_string(value: Value) -> str:
@@ -56,7 +57,7 @@ def _bounded(size: int) -> None:
 
 
 def _trim_space(text: str) -> str:
-    return text.strip(" \t\n\v\f\r\x85\xa0\u1680\u2000\u2001\u2002\u2003\u2004\u2005\u2006\u2007\u2008\u2009\u200a\u2028\u2029\u202f\u205f\u3000")  # fmt: skip
+    return text.strip(_WHITE)
 
 
 def abbrev(width: int, text: str) -> str:

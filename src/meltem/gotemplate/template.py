@@ -48,10 +48,8 @@ def library(clock: Clock | None = None) -> dict[str, Function]:
     }
 
 
-def linked(
-    trees: Mapping[str, Tree], library: Mapping[str, Function], executor: Callable[[], Executor]
-) -> dict[str, Function]:
-    """`include` and `tpl` over `trees`; `executor` gives the rendering under way."""
+def linked(executor: Callable[[], Executor]) -> dict[str, Function]:
+    """`include` and `tpl` over the trees of the rendering under way, which `executor` gives."""
 
     def include(name: str, data: Value) -> str:
         tree = executor().trees.get(name)
@@ -128,7 +126,7 @@ class Template:
                 raise TemplateError("include was called outside a rendering")
             return executor
 
-        table = {**self._library, **linked(trees, self._library, running), **extra}
+        table = {**self._library, **linked(running), **extra}
         executor = Executor(trees, table, missing_key=self.missing_key, limits=self.limits)
         return executor.execute(self.name, data)
 

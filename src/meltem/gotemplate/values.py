@@ -106,9 +106,9 @@ def truth(value: Value) -> bool:
     """Go's truthiness: zero numbers, empty strings and collections, nil and missing are false; structs are true."""
     if value is None or value is MISSING:
         return False
-    if isinstance(value, (bool, int, float, str, list, dict)):
-        return bool(value)
-    return True
+    if is_list(value) or is_map(value):
+        return len(value) > 0
+    return bool(value) if isinstance(value, (bool, int, float, str)) else True
 
 
 def go_type(value: Value) -> str:
