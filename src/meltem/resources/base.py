@@ -170,15 +170,24 @@ class Resource(Message, frozen=True, kw_only=True):
 
 
 class Condition(Message, frozen=True, kw_only=True):
-    """One condition of a status (Kubernetes' shape, and Istio's: `lastProbeTime`)."""
+    """One condition of the object's state.
+
+    type: What the condition is about.
+    status: True, False or Unknown.
+    reason: Why, in one CamelCase word.
+    message: Why, for people.
+    last_transition_time: When the status last changed.
+    last_probe_time: When it was last looked at.
+    observed_generation: Generation of the object that was looked at.
+    """
 
     type: str = ""
     status: str = ""
     reason: str = ""
     message: str = ""
-    last_transition_time: str = ""
-    last_probe_time: str = ""
-    observed_generation: int | str = 0
+    last_transition_time: Annotated[str, Schema(format="date-time")] = ""
+    last_probe_time: Annotated[str, Schema(format="date-time")] = ""
+    observed_generation: IntOrString = 0
 
 
 def decode_hook(kind: type, value: object) -> object:

@@ -38,13 +38,22 @@ TLSVersion = Literal["TLS_AUTO", "TLSV1_0", "TLSV1_1", "TLSV1_2", "TLSV1_3"]
 
 
 class WorkloadSelector(Message, frozen=True, kw_only=True):
-    """TrafficExtension, selector: one part of it."""
+    """Which workloads a policy is for.
+
+    match_labels: Labels that a workload must have, all of them.
+    """
 
     match_labels: MatchLabels = {}
 
 
 class PolicyTargetReference(Message, frozen=True, kw_only=True):
-    """TrafficExtension, targetRefs: one part of it."""
+    """An object that the policy attaches to.
+
+    group: API group of the object.
+    kind: Kind of the object.
+    name: Name of the object.
+    namespace: Must be empty: only objects of the policy's own namespace can be named.
+    """
 
     group: GroupName = ""
     kind: Annotated[str, Schema(maxLength=63, minLength=1, pattern="^[a-zA-Z]([-a-zA-Z0-9]*[a-zA-Z0-9])?$")]
@@ -56,19 +65,30 @@ TargetRefs = Annotated[tuple[PolicyTargetReference, ...], Schema(maxItems=16)]
 
 
 class PortSelector(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.portLevelSettings.port: one part of it."""
+    """A port of a service.
+
+    number: Port number.
+    """
 
     number: UInt32 = 0
 
 
 class LabelsSelector(Message, frozen=True, kw_only=True):
-    """EnvoyFilter, workloadSelector: one part of it."""
+    """Which workloads the resource is for.
+
+    labels: Labels that a workload must have, all of them.
+    """
 
     labels: SelectorLabels = {}
 
 
 class Destination(Message, frozen=True, kw_only=True):
-    """Sidecar, outboundTrafficPolicy.egressProxy: one part of it."""
+    """A service, or a subset of it, that takes traffic.
+
+    host: Name of the service; a short name is completed with the namespace of the resource.
+    port: Port of the service; needed only when it has several.
+    subset: Name of a subset that a DestinationRule of the host declares.
+    """
 
     host: str
     port: PortSelector | None = None
@@ -76,7 +96,12 @@ class Destination(Message, frozen=True, kw_only=True):
 
 
 class StringMatch(Message, frozen=True, kw_only=True):
-    """VirtualService, http.corsPolicy.allowOrigins: one part of it."""
+    """A match of a string; one of the three ways.
+
+    exact: The whole string.
+    prefix: How the string begins.
+    regex: RE2 expression that the whole string must match.
+    """
 
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = (("exact", "prefix", "regex"),)
 
@@ -86,20 +111,32 @@ class StringMatch(Message, frozen=True, kw_only=True):
 
 
 class Percent(Message, frozen=True, kw_only=True):
-    """VirtualService, http.fault.abort.percentage: one part of it."""
+    """A percentage.
+
+    value: From 0 to 100; fractions are allowed.
+    """
 
     value: Double = 0.0
 
 
 class MessageType(Message, frozen=True, kw_only=True):
-    """Which analysis message this is."""
+    """Which finding it is.
+
+    code: Code of the finding, such as IST0101.
+    name: Name of the finding.
+    """
 
     code: str = ""
     name: str = ""
 
 
 class ValidationMessage(Message, frozen=True, kw_only=True):
-    """A finding of the analyzers about the resource."""
+    """A finding of the analyzers about the resource.
+
+    documentation_url: Where the finding is explained.
+    level: How severe it is.
+    type: Which finding it is.
+    """
 
     documentation_url: str = ""
     level: Literal["UNKNOWN", "ERROR", "WARNING", "INFO"] = "UNKNOWN"
@@ -107,7 +144,12 @@ class ValidationMessage(Message, frozen=True, kw_only=True):
 
 
 class IstioStatus(Message, frozen=True, kw_only=True):
-    """What the control plane says about the resource."""
+    """What the control plane says about the resource.
+
+    conditions: State of the resource.
+    observed_generation: Generation that the state is of.
+    validation_messages: Findings of the analyzers.
+    """
 
     conditions: tuple[Condition, ...] = ()
     observed_generation: IntOrString = 0

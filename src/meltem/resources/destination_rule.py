@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
+import msgspec
+
 from meltem.resources.base import (
     BoolValue,
     Duration,
@@ -24,14 +26,29 @@ from meltem.resources.common import IstioStatus, PortSelector, WorkloadSelector
 
 
 class Http2KeepAlive(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.connectionPool.http.http2KeepAlive: one part of it."""
+    """Pings on HTTP/2 connections to the destination.
+
+    interval: Time between pings.
+    timeout: How long an answer may take before the connection is closed.
+    """
 
     interval: Timeout | None = None
     timeout: Timeout | None = None
 
 
 class HTTPPool(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.connectionPool.http: one part of it."""
+    """Limits for HTTP.
+
+    h2_upgrade_policy: Whether HTTP/1.1 connections become HTTP/2.
+    http1_max_pending_requests: Requests that may wait for a connection.
+    http2_keep_alive: Pings on HTTP/2 connections.
+    http2_max_requests: Active requests to the destination.
+    idle_timeout: How long an unused connection stays open.
+    max_concurrent_streams: Streams of one HTTP/2 connection.
+    max_requests_per_connection: Requests before a connection is closed; 1 turns keep-alive off.
+    max_retries: Retries under way to all hosts of the destination.
+    use_client_protocol: Speak the HTTP version that the client speaks.
+    """
 
     h2_upgrade_policy: Literal["DEFAULT", "DO_NOT_UPGRADE", "UPGRADE"] = "DEFAULT"
     http1_max_pending_requests: Int32 = 0
@@ -45,7 +62,12 @@ class HTTPPool(Message, frozen=True, kw_only=True):
 
 
 class TcpKeepalive(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.connectionPool.tcp.tcpKeepalive: one part of it."""
+    """Keep-alive probes of TCP.
+
+    interval: Time between probes.
+    probes: Unanswered probes before the connection counts as dead.
+    time: Idle time before the first probe.
+    """
 
     interval: Timeout | None = None
     probes: UInt32 = 0
@@ -53,7 +75,14 @@ class TcpKeepalive(Message, frozen=True, kw_only=True):
 
 
 class TCPPool(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.connectionPool.tcp: one part of it."""
+    """Limits for TCP, which also hold for HTTP.
+
+    connect_timeout: How long connecting may take.
+    idle_timeout: How long a connection without bytes stays open.
+    max_connection_duration: Longest life of a connection.
+    max_connections: Connections to the destination.
+    tcp_keepalive: Keep-alive probes.
+    """
 
     connect_timeout: Timeout | None = None
     idle_timeout: Duration | None = None
@@ -63,14 +92,25 @@ class TCPPool(Message, frozen=True, kw_only=True):
 
 
 class ConnectionPool(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.connectionPool: one part of it."""
+    """Limits of connections to the destination.
+
+    http: Limits for HTTP.
+    tcp: Limits for TCP.
+    """
 
     http: HTTPPool | None = None
     tcp: TCPPool | None = None
 
 
 class BackendUtilization(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.loadBalancer.backendUtilization: one part of it."""
+    """Balances by the load that endpoints report.
+
+    error_utilization_penalty_percent: How much errors add to an endpoint's load.
+    metric_names_for_computing_utilization: Reported metrics that count as load.
+    weight_expiration_period: After this long without a report a weight is forgotten.
+    weight_stabilization_period: How long an endpoint must report before its weight is used.
+    weight_update_period: How often weights are computed.
+    """
 
     error_utilization_penalty_percent: UInt32 = 0
     metric_names_for_computing_utilization: tuple[str, ...] = ()
@@ -80,14 +120,24 @@ class BackendUtilization(Message, frozen=True, kw_only=True):
 
 
 class CookieAttribute(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.loadBalancer.consistentHash.httpCookie.attributes: one part of it."""
+    """An attribute of the cookie.
+
+    name: Name, such as SameSite.
+    value: Value; none for attributes such as Secure.
+    """
 
     name: str
     value: str = ""
 
 
 class HTTPCookie(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.loadBalancer.consistentHash.httpCookie: one part of it."""
+    """Hashes by a cookie, which is made when the client has none.
+
+    attributes: Further attributes of the cookie.
+    name: Name of the cookie.
+    path: Path of the cookie.
+    ttl: Life of the cookie; 0s makes a session cookie.
+    """
 
     attributes: tuple[CookieAttribute, ...] = ()
     name: str
@@ -96,19 +146,34 @@ class HTTPCookie(Message, frozen=True, kw_only=True):
 
 
 class MagLev(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.loadBalancer.consistentHash.maglev: one part of it."""
+    """Maglev hashing.
+
+    table_size: Entries of the table; a prime.
+    """
 
     table_size: UInt64 = 0
 
 
 class RingHash(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.loadBalancer.consistentHash.ringHash: one part of it."""
+    """Ring hashing.
+
+    minimum_ring_size: Least number of entries of the ring.
+    """
 
     minimum_ring_size: UInt64 = 0
 
 
 class ConsistentHash(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.loadBalancer.consistentHash: one part of it."""
+    """Keeps requests with the same key on one endpoint.
+
+    http_cookie: The key is a cookie.
+    http_header_name: The key is a request header.
+    http_query_parameter_name: The key is a query parameter.
+    maglev: Use Maglev hashing.
+    minimum_ring_size: Older form of `ringHash.minimumRingSize`.
+    ring_hash: Use ring hashing.
+    use_source_ip: The key is the client's address.
+    """
 
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = (
         ("httpHeaderName", "httpCookie", "useSourceIp", "httpQueryParameterName"),
@@ -125,21 +190,35 @@ class ConsistentHash(Message, frozen=True, kw_only=True):
 
 
 class LocalityDistribute(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.loadBalancer.localityLbSetting.distribute: one part of it."""
+    """Where the traffic of one locality goes.
+
+    from_: Locality of the client, such as `region/zone/*`.
+    to: Locality and percentage; the sum is 100.
+    """
 
     from_: str = ""
     to: dict[str, UInt32] = {}
 
 
 class LocalityFailover(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.loadBalancer.localityLbSetting.failover: one part of it."""
+    """Where traffic goes when a region has no healthy endpoint.
+
+    from_: Region of the client.
+    to: Region to fail over to.
+    """
 
     from_: str = ""
     to: str = ""
 
 
 class LocalityLoadBalancer(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.loadBalancer.localityLbSetting: one part of it."""
+    """Prefers endpoints near the client.
+
+    distribute: Fixed shares by locality.
+    enabled: Turns it on or off here, whatever the mesh says.
+    failover: Which region takes over for which.
+    failover_priority: Labels, most important first, by which endpoints are ranked.
+    """
 
     distribute: tuple[LocalityDistribute, ...] = ()
     enabled: BoolValue = None
@@ -148,7 +227,12 @@ class LocalityLoadBalancer(Message, frozen=True, kw_only=True):
 
 
 class Warmup(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.loadBalancer.warmup: one part of it."""
+    """New endpoints get their share of traffic little by little.
+
+    aggression: Shape of the curve; 1 is a straight line.
+    duration: How long a new endpoint warms up.
+    minimum_percent: Share that it starts with.
+    """
 
     aggression: Annotated[float | None, Schema(format="double", minimum=0, nullable=True)] = None
     duration: Timeout
@@ -156,7 +240,13 @@ class Warmup(Message, frozen=True, kw_only=True):
 
 
 class ZoneAwareLoadBalancer(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.loadBalancer.zoneAwareLbSetting: one part of it."""
+    """Keeps traffic within the zone as far as endpoints allow.
+
+    enabled: Turns it on or off here.
+    failover: Which region takes over for which.
+    failover_priority: Labels, most important first, by which endpoints are ranked.
+    min_cluster_size: With fewer endpoints than this, zones do not count.
+    """
 
     enabled: BoolValue = None
     failover: tuple[LocalityFailover, ...] = ()
@@ -165,7 +255,16 @@ class ZoneAwareLoadBalancer(Message, frozen=True, kw_only=True):
 
 
 class LoadBalancer(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.loadBalancer: one part of it."""
+    """How an endpoint is chosen.
+
+    backend_utilization: By load that endpoints report.
+    consistent_hash: By a key of the request.
+    locality_lb_setting: By nearness.
+    simple: By a simple algorithm.
+    warmup: Slow start of new endpoints.
+    warmup_duration_secs: Older form of `warmup.duration`.
+    zone_aware_lb_setting: By zone.
+    """
 
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = (("simple", "consistentHash", "backendUtilization"),)
 
@@ -179,10 +278,22 @@ class LoadBalancer(Message, frozen=True, kw_only=True):
 
 
 class OutlierDetection(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.outlierDetection: one part of it."""
+    """Takes endpoints that fail out of use for a while.
+
+    base_ejection_time: Shortest time out of use; grows with every ejection.
+    consecutive_5xx_errors: Server errors in a row that eject.
+    consecutive_errors: Older form of `consecutiveGatewayErrors`.
+    consecutive_gateway_errors: Gateway errors (502, 503, 504) in a row that eject.
+    consecutive_local_origin_failures: Connection failures in a row that eject.
+    interval: Time between sweeps.
+    max_ejection_percent: Share of endpoints that may be out of use.
+    min_health_percent: Below this share of healthy endpoints nothing is ejected.
+    outlier_detection_http_error_codes: Status codes that count as errors.
+    split_external_local_origin_errors: Count failures to connect apart from errors that the endpoint answers with.
+    """
 
     base_ejection_time: Timeout | None = None
-    consecutive_5xx_errors: UInt32Value = None
+    consecutive_5xx_errors: UInt32Value = msgspec.field(name="consecutive5xxErrors", default=None)
     consecutive_errors: Int32 = 0
     consecutive_gateway_errors: UInt32Value = None
     consecutive_local_origin_failures: UInt32Value = None
@@ -194,7 +305,18 @@ class OutlierDetection(Message, frozen=True, kw_only=True):
 
 
 class ClientTLS(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.portLevelSettings.tls: one part of it."""
+    """TLS towards the destination.
+
+    ca_certificates: File with the certificates that verify the server.
+    ca_crl: File with revoked certificates.
+    client_certificate: File with the client's certificate.
+    credential_name: Secret with certificate and key.
+    insecure_skip_verify: Do not verify the server.
+    mode: Whether and how TLS is used.
+    private_key: File with the client's key.
+    sni: Server name to ask for.
+    subject_alt_names: Names of which the server's certificate must have one.
+    """
 
     ca_certificates: str = ""
     ca_crl: str = ""
@@ -208,7 +330,14 @@ class ClientTLS(Message, frozen=True, kw_only=True):
 
 
 class PortTrafficPolicy(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.portLevelSettings: one part of it."""
+    """Policy of one port; what it does not set is not taken from the level above.
+
+    connection_pool: Limits of connections.
+    load_balancer: How an endpoint is chosen.
+    outlier_detection: When failing endpoints are taken out of use.
+    port: The port that it is for.
+    tls: TLS towards the destination.
+    """
 
     connection_pool: ConnectionPool | None = None
     load_balancer: LoadBalancer | None = None
@@ -218,13 +347,21 @@ class PortTrafficPolicy(Message, frozen=True, kw_only=True):
 
 
 class ProxyProtocol(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.proxyProtocol: one part of it."""
+    """Sends the PROXY protocol to the destination.
+
+    version: Version of the protocol.
+    """
 
     version: Literal["V1", "V2"] = "V1"
 
 
 class RetryBudget(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.retryBudget: one part of it."""
+    """Limits retries to a share of the requests.
+
+    budget_interval: Time over which requests are counted.
+    min_retry_concurrency: Retries that are always allowed.
+    percent: Share of requests that may be retries.
+    """
 
     budget_interval: Duration | None = None
     min_retry_concurrency: UInt32 = 0
@@ -232,7 +369,12 @@ class RetryBudget(Message, frozen=True, kw_only=True):
 
 
 class Tunnel(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy.tunnel: one part of it."""
+    """Sends connections through an HTTP proxy.
+
+    protocol: CONNECT or POST.
+    target_host: Host that the proxy is asked for.
+    target_port: Port that the proxy is asked for.
+    """
 
     protocol: str = ""
     target_host: str
@@ -240,7 +382,17 @@ class Tunnel(Message, frozen=True, kw_only=True):
 
 
 class TrafficPolicy(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets.trafficPolicy: one part of it."""
+    """What happens to traffic on its way to the destination.
+
+    connection_pool: Limits of connections.
+    load_balancer: How an endpoint is chosen.
+    outlier_detection: When failing endpoints are taken out of use.
+    port_level_settings: Policies of single ports.
+    proxy_protocol: Sends the PROXY protocol.
+    retry_budget: Limits retries.
+    tls: TLS towards the destination.
+    tunnel: Sends connections through an HTTP proxy.
+    """
 
     connection_pool: ConnectionPool | None = None
     load_balancer: LoadBalancer | None = None
@@ -253,7 +405,12 @@ class TrafficPolicy(Message, frozen=True, kw_only=True):
 
 
 class Subset(Message, frozen=True, kw_only=True):
-    """DestinationRule, subsets: one part of it."""
+    """A named part of a service's endpoints.
+
+    labels: Labels that an endpoint must have.
+    name: Name by which routes refer to it.
+    traffic_policy: Policy of the subset; overrides that of the host.
+    """
 
     labels: dict[str, str] = {}
     name: str
@@ -261,7 +418,14 @@ class Subset(Message, frozen=True, kw_only=True):
 
 
 class DestinationRuleSpec(Message, frozen=True, kw_only=True):
-    """DestinationRule: one part of it."""
+    """What happens to requests to a host once the route is chosen.
+
+    export_to: Namespaces in which the rule is seen; none means all.
+    host: The service that the rule is for; may begin with `*.`.
+    subsets: Named parts of the service.
+    traffic_policy: Policy for all of the service.
+    workload_selector: Clients that follow the rule; none means all.
+    """
 
     export_to: tuple[str, ...] = ()
     host: str
@@ -271,7 +435,7 @@ class DestinationRuleSpec(Message, frozen=True, kw_only=True):
 
 
 class DestinationRule(Resource, frozen=True, kw_only=True):
-    """A DestinationRule."""
+    """Policies for traffic to a host."""
 
     spec: DestinationRuleSpec
     status: IstioStatus = IstioStatus()

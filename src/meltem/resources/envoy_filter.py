@@ -12,7 +12,13 @@ from meltem.resources.common import IstioStatus, LabelsSelector, TargetRefs
 
 
 class ClusterMatch(Message, frozen=True, kw_only=True):
-    """EnvoyFilter, configPatches.match.cluster: one part of it."""
+    """Matches clusters; every field that is set must match.
+
+    name: Name of the cluster.
+    port_number: Port of the service.
+    service: Full name of the service.
+    subset: Name of the subset.
+    """
 
     name: str = ""
     port_number: UInt32 = 0
@@ -21,20 +27,36 @@ class ClusterMatch(Message, frozen=True, kw_only=True):
 
 
 class SubFilterMatch(Message, frozen=True, kw_only=True):
-    """EnvoyFilter, configPatches.match.listener.filterChain.filter.subFilter: one part of it."""
+    """Matches a filter within a filter.
+
+    name: Name of the filter.
+    """
 
     name: str = ""
 
 
 class FilterMatch(Message, frozen=True, kw_only=True):
-    """EnvoyFilter, configPatches.match.listener.filterChain.filter: one part of it."""
+    """Matches a network filter.
+
+    name: Name of the filter.
+    sub_filter: A filter within it, such as an HTTP filter.
+    """
 
     name: str = ""
     sub_filter: SubFilterMatch | None = None
 
 
 class FilterChainMatch(Message, frozen=True, kw_only=True):
-    """EnvoyFilter, configPatches.match.listener.filterChain: one part of it."""
+    """Matches filter chains; every field that is set must match.
+
+    application_protocols: ALPN names, separated by commas (sidecars only).
+    destination_port: Destination port of the chain's match.
+    filter: A filter of the chain.
+    name: Name of the chain.
+    sni: Server name of the chain's match.
+    transport_protocol: `tls` or `raw_buffer` (inbound only).
+    transport_socket: Name of the chain's transport socket.
+    """
 
     application_protocols: str = ""
     destination_port: UInt32 = 0
@@ -46,7 +68,14 @@ class FilterChainMatch(Message, frozen=True, kw_only=True):
 
 
 class ListenerMatch(Message, frozen=True, kw_only=True):
-    """EnvoyFilter, configPatches.match.listener: one part of it."""
+    """Matches listeners; every field that is set must match.
+
+    filter_chain: A filter chain of the listener.
+    listener_filter: Name of a listener filter.
+    name: Name of the listener.
+    port_name: Name of the port; not used.
+    port_number: Port of the service or gateway.
+    """
 
     filter_chain: FilterChainMatch | None = None
     listener_filter: str = ""
@@ -56,21 +85,34 @@ class ListenerMatch(Message, frozen=True, kw_only=True):
 
 
 class ProxyMatch(Message, frozen=True, kw_only=True):
-    """EnvoyFilter, configPatches.match.proxy: one part of it."""
+    """Matches proxies.
+
+    metadata: Node metadata that a proxy must have.
+    proxy_version: RE2 expression that the proxy's version must match.
+    """
 
     metadata: dict[str, str] = {}
     proxy_version: str = ""
 
 
 class RouteMatch(Message, frozen=True, kw_only=True):
-    """EnvoyFilter, configPatches.match.routeConfiguration.vhost.route: one part of it."""
+    """Matches routes.
+
+    action: What the route does.
+    name: Name of the route.
+    """
 
     action: Literal["ANY", "ROUTE", "REDIRECT", "DIRECT_RESPONSE"] = "ANY"
     name: str = ""
 
 
 class VirtualHostMatch(Message, frozen=True, kw_only=True):
-    """EnvoyFilter, configPatches.match.routeConfiguration.vhost: one part of it."""
+    """Matches virtual hosts.
+
+    domain_name: A domain of the virtual host.
+    name: Name of the virtual host (`host:port`).
+    route: A route of the virtual host.
+    """
 
     domain_name: str = ""
     name: str = ""
@@ -78,7 +120,14 @@ class VirtualHostMatch(Message, frozen=True, kw_only=True):
 
 
 class RouteConfigurationMatch(Message, frozen=True, kw_only=True):
-    """EnvoyFilter, configPatches.match.routeConfiguration: one part of it."""
+    """Matches route configurations; every field that is set must match.
+
+    gateway: Gateway (`namespace/name`) that it was made for.
+    name: Name of the route configuration.
+    port_name: Name of the gateway's port.
+    port_number: Port of the service or gateway.
+    vhost: A virtual host in it.
+    """
 
     gateway: str = ""
     name: str = ""
@@ -88,13 +137,21 @@ class RouteConfigurationMatch(Message, frozen=True, kw_only=True):
 
 
 class WaypointRouteMatch(Message, frozen=True, kw_only=True):
-    """EnvoyFilter, configPatches.match.waypoint.route: one part of it."""
+    """Matches a route of a waypoint.
+
+    name: Name of the route.
+    """
 
     name: str = ""
 
 
 class WaypointMatch(Message, frozen=True, kw_only=True):
-    """EnvoyFilter, configPatches.match.waypoint: one part of it."""
+    """Matches what waypoints serve.
+
+    filter: A filter.
+    port_number: Port of the service.
+    route: A route.
+    """
 
     filter: FilterMatch | None = None
     port_number: PortNumber = 0
@@ -102,7 +159,15 @@ class WaypointMatch(Message, frozen=True, kw_only=True):
 
 
 class PatchMatch(Message, frozen=True, kw_only=True):
-    """EnvoyFilter, configPatches.match: one part of it."""
+    """What is patched.
+
+    cluster: Clusters.
+    context: Direction or kind of proxy.
+    listener: Listeners.
+    proxy: Proxies.
+    route_configuration: Route configurations.
+    waypoint: Waypoint services.
+    """
 
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = (("listener", "routeConfiguration", "cluster", "waypoint"),)
     cel_rules: ClassVar[tuple[tuple[str, str], ...]] = (
@@ -122,7 +187,12 @@ class PatchMatch(Message, frozen=True, kw_only=True):
 
 
 class Patch(Message, frozen=True, kw_only=True):
-    """EnvoyFilter, configPatches.patch: one part of it."""
+    """The change.
+
+    filter_class: Where an added filter stands among the generated ones.
+    operation: What is done.
+    value: Envoy configuration in JSON.
+    """
 
     filter_class: Literal["UNSPECIFIED", "AUTHN", "AUTHZ", "STATS"] = "UNSPECIFIED"
     operation: Literal[
@@ -140,7 +210,12 @@ class Patch(Message, frozen=True, kw_only=True):
 
 
 class ConfigPatch(Message, frozen=True, kw_only=True):
-    """EnvoyFilter, configPatches: one part of it."""
+    """One patch.
+
+    apply_to: Kind of Envoy object.
+    match: Which objects.
+    patch: The change.
+    """
 
     apply_to: Literal[
         "INVALID",
@@ -161,7 +236,13 @@ class ConfigPatch(Message, frozen=True, kw_only=True):
 
 
 class EnvoyFilterSpec(Message, frozen=True, kw_only=True):
-    """EnvoyFilter: one part of it."""
+    """Patches the generated Envoy configuration.
+
+    config_patches: The patches, in order.
+    priority: Order among EnvoyFilters; lower comes first.
+    target_refs: Objects that it attaches to.
+    workload_selector: Workloads that it is for; none means all of the namespace.
+    """
 
     cel_rules: ClassVar[tuple[tuple[str, str], ...]] = (
         (
@@ -177,7 +258,7 @@ class EnvoyFilterSpec(Message, frozen=True, kw_only=True):
 
 
 class EnvoyFilter(Resource, frozen=True, kw_only=True):
-    """A EnvoyFilter."""
+    """Patches of Envoy configuration."""
 
     spec: EnvoyFilterSpec = EnvoyFilterSpec()
     status: IstioStatus = IstioStatus()

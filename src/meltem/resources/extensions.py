@@ -25,19 +25,29 @@ ModuleURL = Annotated[
 
 
 class LuaConfig(Message, frozen=True, kw_only=True):
-    """TrafficExtension, lua: one part of it."""
+    """A Lua filter.
+
+    inline_code: The program.
+    """
 
     inline_code: Annotated[str, Schema(maxLength=65536, minLength=1)]
 
 
 class PluginPort(Message, frozen=True, kw_only=True):
-    """TrafficExtension, match.ports: one part of it."""
+    """A port number.
+
+    number: Port number.
+    """
 
     number: Annotated[int, Schema(maximum=65535, minimum=1)]
 
 
 class TrafficSelector(Message, frozen=True, kw_only=True):
-    """TrafficExtension, match: one part of it."""
+    """Which traffic passes the extension.
+
+    mode: Direction of the traffic, seen from the workload.
+    ports: Ports of the destination; none means all.
+    """
 
     mode: Literal["UNDEFINED", "CLIENT", "SERVER", "CLIENT_AND_SERVER"] = "UNDEFINED"
     ports: Annotated[
@@ -46,7 +56,12 @@ class TrafficSelector(Message, frozen=True, kw_only=True):
 
 
 class EnvVar(Message, frozen=True, kw_only=True):
-    """TrafficExtension, wasm.vmConfig.env: one part of it."""
+    """An environment variable of the module.
+
+    name: Name of the variable.
+    value: Its value, when `valueFrom` is INLINE.
+    value_from: INLINE takes `value`; HOST takes the proxy's own variable of that name.
+    """
 
     cel_rules: ClassVar[tuple[tuple[str, str], ...]] = (
         (
@@ -61,7 +76,10 @@ class EnvVar(Message, frozen=True, kw_only=True):
 
 
 class VmConfig(Message, frozen=True, kw_only=True):
-    """TrafficExtension, wasm.vmConfig: one part of it."""
+    """Settings of the module's virtual machine.
+
+    env: Environment variables that the module sees.
+    """
 
     env: Annotated[
         tuple[EnvVar, ...], Schema(maxItems=256, x_kubernetes_list_map_keys=["name"], x_kubernetes_list_type="map")
@@ -69,7 +87,19 @@ class VmConfig(Message, frozen=True, kw_only=True):
 
 
 class WasmConfig(Message, frozen=True, kw_only=True):
-    """TrafficExtension, wasm: one part of it."""
+    """A WebAssembly filter.
+
+    fail_strategy: What happens to traffic when the module fails.
+    image_pull_policy: When an image is fetched again.
+    image_pull_secret: Secret with the registry's credentials.
+    plugin_config: Configuration handed to the module.
+    plugin_name: Name of the plugin within the module (its root id).
+    sha256: Expected checksum of the module.
+    type: HTTP or network filter.
+    url: Where the module is: `oci://` (the default), `http://`, `https://` or `file://`.
+    verification_key: Key that the image must be signed with.
+    vm_config: Settings of the virtual machine.
+    """
 
     fail_strategy: Literal["FAIL_CLOSE", "FAIL_OPEN", "FAIL_RELOAD"] = "FAIL_CLOSE"
     image_pull_policy: Literal["UNSPECIFIED_POLICY", "IfNotPresent", "Always"] = "UNSPECIFIED_POLICY"
@@ -95,7 +125,16 @@ class WasmConfig(Message, frozen=True, kw_only=True):
 
 
 class TrafficExtensionSpec(Message, frozen=True, kw_only=True):
-    """TrafficExtension: one part of it."""
+    """Adds a WebAssembly or Lua filter to proxies.
+
+    lua: A Lua filter.
+    match: Which traffic passes the filter; none means all.
+    phase: Where in the filter chain it stands.
+    priority: Order within a phase; higher comes first.
+    selector: Which workloads get it; none means all of the namespace.
+    target_refs: Objects that it attaches to.
+    wasm: A WebAssembly filter.
+    """
 
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = (("wasm", "lua"),)
     cel_rules: ClassVar[tuple[tuple[str, str], ...]] = (
@@ -116,7 +155,25 @@ class TrafficExtensionSpec(Message, frozen=True, kw_only=True):
 
 
 class WasmPluginSpec(Message, frozen=True, kw_only=True):
-    """WasmPlugin: one part of it."""
+    """Adds a WebAssembly filter to proxies.
+
+    fail_strategy: What happens to traffic when the module fails.
+    image_pull_policy: When an image is fetched again.
+    image_pull_secret: Secret with the registry's credentials.
+    match: Which traffic passes the filter; none means all.
+    phase: Where in the filter chain it stands.
+    plugin_config: Configuration handed to the module.
+    plugin_name: Name of the plugin within the module (its root id).
+    priority: Order within a phase; higher comes first.
+    selector: Which workloads get it; none means all of the namespace.
+    sha256: Expected checksum of the module.
+    target_ref: Object that it attaches to.
+    target_refs: Objects that it attaches to.
+    type: HTTP or network filter.
+    url: Where the module is: `oci://` (the default), `http://`, `https://` or `file://`.
+    verification_key: Key that the image must be signed with.
+    vm_config: Settings of the virtual machine.
+    """
 
     cel_rules: ClassVar[tuple[tuple[str, str], ...]] = (ONE_TARGET,)
 
@@ -150,14 +207,14 @@ class WasmPluginSpec(Message, frozen=True, kw_only=True):
 
 
 class WasmPlugin(Resource, frozen=True, kw_only=True):
-    """A WasmPlugin."""
+    """A WebAssembly filter."""
 
     spec: WasmPluginSpec
     status: IstioStatus = IstioStatus()
 
 
 class TrafficExtension(Resource, frozen=True, kw_only=True):
-    """A TrafficExtension."""
+    """A WebAssembly or Lua filter."""
 
     spec: TrafficExtensionSpec = TrafficExtensionSpec()
     status: IstioStatus = IstioStatus()

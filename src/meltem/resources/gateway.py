@@ -12,7 +12,13 @@ from meltem.resources.common import IstioStatus, TLSVersion
 
 
 class ServerPort(Message, frozen=True, kw_only=True):
-    """Gateway, servers.port: one part of it."""
+    """A port of a gateway.
+
+    name: Name of the port.
+    number: Port number.
+    protocol: HTTP, HTTPS, GRPC, GRPC-WEB, HTTP2, MONGO, TCP or TLS.
+    target_port: Not used.
+    """
 
     name: str
     number: UInt32
@@ -21,7 +27,12 @@ class ServerPort(Message, frozen=True, kw_only=True):
 
 
 class TLSCertificate(Message, frozen=True, kw_only=True):
-    """Gateway, servers.tls.tlsCertificates: one part of it."""
+    """Files of a certificate.
+
+    ca_certificates: File with the certificates that verify clients.
+    private_key: File with the key.
+    server_certificate: File with the certificate.
+    """
 
     ca_certificates: str = ""
     private_key: str = ""
@@ -29,7 +40,27 @@ class TLSCertificate(Message, frozen=True, kw_only=True):
 
 
 class ServerTLS(Message, frozen=True, kw_only=True):
-    """Gateway, servers.tls: one part of it."""
+    """TLS of a server.
+
+    ca_cert_credential_name: Secret or ConfigMap with the certificates that verify clients.
+    ca_certificates: File with the certificates that verify clients.
+    ca_crl: File with revoked certificates.
+    cipher_suites: Cipher suites to allow.
+    credential_name: Secret with certificate and key.
+    credential_names: Secrets with certificates and keys of different kinds.
+    ecdh_curves: Curves to allow.
+    https_redirect: Answer every HTTP request with a redirect to HTTPS.
+    insecure_skip_verify: Accept clients whose certificate cannot be verified.
+    max_protocol_version: Newest TLS version.
+    min_protocol_version: Oldest TLS version.
+    mode: Whether TLS ends here, and who shows a certificate.
+    private_key: File with the key.
+    server_certificate: File with the certificate.
+    subject_alt_names: Names of which a client's certificate must have one.
+    tls_certificates: Files of several certificates.
+    verify_certificate_hash: SHA-256 hashes of client certificates to accept.
+    verify_certificate_spki: SHA-256 hashes of client keys to accept.
+    """
 
     cel_rules: ClassVar[tuple[tuple[str, str], ...]] = (
         (
@@ -69,7 +100,15 @@ class ServerTLS(Message, frozen=True, kw_only=True):
 
 
 class Server(Message, frozen=True, kw_only=True):
-    """Gateway, servers: one part of it."""
+    """A port of the gateway, and the hosts that it serves.
+
+    bind: Address or unix socket to listen on.
+    default_endpoint: Not used by gateways.
+    hosts: Hosts to serve, each with a namespace before it if wanted (`ns/host`, `./host`, `*/host`).
+    name: Name of the server.
+    port: The port.
+    tls: TLS of the port.
+    """
 
     bind: str = ""
     default_endpoint: str = ""
@@ -80,14 +119,18 @@ class Server(Message, frozen=True, kw_only=True):
 
 
 class GatewaySpec(Message, frozen=True, kw_only=True):
-    """Gateway: one part of it."""
+    """Ports, protocols and certificates at the edge of the mesh.
+
+    selector: Labels of the gateway's pods.
+    servers: The ports.
+    """
 
     selector: dict[str, str] = {}
     servers: tuple[Server, ...] = ()
 
 
 class Gateway(Resource, frozen=True, kw_only=True):
-    """A Gateway."""
+    """A load balancer at the edge of the mesh."""
 
     spec: GatewaySpec = GatewaySpec()
     status: IstioStatus = IstioStatus()

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
+import msgspec
+
 from meltem.resources.base import Duration, JsonMap, Message
 
 
@@ -65,7 +67,7 @@ class ZipkinTracingProvider(Message, frozen=True, kw_only=True):
     service: str = ""
     port: int = 0
     max_tag_length: int = 0
-    enable_64bit_trace_id: bool = False
+    enable_64bit_trace_id: bool = msgspec.field(name="enable64bitTraceId", default=False)
     path: str = ""
     trace_context_option: Literal["USE_B3", "USE_B3_WITH_W3C_PROPAGATION"] = "USE_B3"
     timeout: Duration | None = None

@@ -12,13 +12,22 @@ from meltem.resources.common import IstioStatus, WorkloadSelector
 
 
 class ProxyImage(Message, frozen=True, kw_only=True):
-    """ProxyConfig, image: one part of it."""
+    """Which proxy image is used.
+
+    image_type: Kind of image, such as default or distroless.
+    """
 
     image_type: str = ""
 
 
 class ProxyConfigSpec(Message, frozen=True, kw_only=True):
-    """ProxyConfig: one part of it."""
+    """Settings of the proxies of some workloads.
+
+    concurrency: Worker threads; 0 means one a CPU.
+    environment_variables: Environment variables of the proxy.
+    image: The proxy image.
+    selector: Workloads that it is for; none means all of the namespace.
+    """
 
     concurrency: Annotated[int | None, Schema(format="int32", minimum=0, nullable=True)] = None
     environment_variables: dict[str, Annotated[str, Schema(maxLength=2048)]] = {}
@@ -27,7 +36,7 @@ class ProxyConfigSpec(Message, frozen=True, kw_only=True):
 
 
 class ProxyConfig(Resource, frozen=True, kw_only=True):
-    """A ProxyConfig."""
+    """Settings of proxies."""
 
     spec: ProxyConfigSpec = ProxyConfigSpec()
     status: IstioStatus = IstioStatus()

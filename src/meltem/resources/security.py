@@ -14,13 +14,32 @@ from meltem.resources.common import ONE_TARGET, IstioStatus, PolicyTargetReferen
 
 
 class AuthzProvider(Message, frozen=True, kw_only=True):
-    """AuthorizationPolicy, provider: one part of it."""
+    """An external authorizer.
+
+    name: Its name in the mesh's `extensionProviders`.
+    """
 
     name: str = ""
 
 
 class Source(Message, frozen=True, kw_only=True):
-    """AuthorizationPolicy, rules.from.source: one part of it."""
+    """Who sends the request; all that are set must hold.
+
+    ip_blocks: Addresses or ranges of the peer.
+    namespaces: Namespaces of the peer.
+    not_ip_blocks: Addresses that the peer must not have.
+    not_namespaces: Namespaces that the peer must not be of.
+    not_principals: Identities that the peer must not have.
+    not_remote_ip_blocks: Addresses that the client must not have.
+    not_request_principals: Token identities that the request must not have.
+    not_service_accounts: Service accounts that the peer must not have.
+    not_trust_domains: Trust domains that the peer must not be of.
+    principals: Identities of the peer; needs mutual TLS.
+    remote_ip_blocks: Addresses of the client, found behind trusted proxies.
+    request_principals: Token identities (`issuer/subject`).
+    service_accounts: Service accounts of the peer, as `name` or `namespace/name`.
+    trust_domains: Trust domains of the peer.
+    """
 
     cel_rules: ClassVar[tuple[tuple[str, str], ...]] = (
         (
@@ -47,13 +66,26 @@ class Source(Message, frozen=True, kw_only=True):
 
 
 class RuleFrom(Message, frozen=True, kw_only=True):
-    """AuthorizationPolicy, rules.from: one part of it."""
+    """Where requests come from.
+
+    source: Who sends them.
+    """
 
     source: Source | None = None
 
 
 class Operation(Message, frozen=True, kw_only=True):
-    """AuthorizationPolicy, rules.to.operation: one part of it."""
+    """What is asked for; all that are set must hold.
+
+    hosts: Hosts.
+    methods: HTTP methods.
+    not_hosts: Hosts that must not match.
+    not_methods: Methods that must not match.
+    not_paths: Paths that must not match.
+    not_ports: Ports that must not match.
+    paths: Paths; `*` at one end, or templates with `{*}` and `{**}`.
+    ports: Ports.
+    """
 
     hosts: tuple[str, ...] = ()
     methods: tuple[str, ...] = ()
@@ -66,13 +98,21 @@ class Operation(Message, frozen=True, kw_only=True):
 
 
 class RuleTo(Message, frozen=True, kw_only=True):
-    """AuthorizationPolicy, rules.to: one part of it."""
+    """What requests ask for.
+
+    operation: What is asked for.
+    """
 
     operation: Operation | None = None
 
 
 class AuthzCondition(Message, frozen=True, kw_only=True):
-    """AuthorizationPolicy, rules.when: one part of it."""
+    """A condition on an attribute.
+
+    key: Name of the attribute, such as `request.headers[version]`.
+    not_values: Values that it must not have.
+    values: Values of which it must have one.
+    """
 
     key: str
     not_values: tuple[str, ...] = ()
@@ -80,7 +120,12 @@ class AuthzCondition(Message, frozen=True, kw_only=True):
 
 
 class Rule(Message, frozen=True, kw_only=True):
-    """AuthorizationPolicy, rules: one part of it."""
+    """A request matches when a source, an operation and all conditions match.
+
+    from_: Sources, of which one must match; none means any.
+    to: Operations, of which one must match; none means any.
+    when: Conditions that must all hold.
+    """
 
     from_: Annotated[tuple[RuleFrom, ...], Schema(maxItems=512)] = ()
     to: tuple[RuleTo, ...] = ()
@@ -88,7 +133,15 @@ class Rule(Message, frozen=True, kw_only=True):
 
 
 class AuthorizationPolicySpec(Message, frozen=True, kw_only=True):
-    """AuthorizationPolicy: one part of it."""
+    """Who may do what.
+
+    action: What happens to a request that matches.
+    provider: Who decides, for CUSTOM.
+    rules: Rules, of which one must match; an ALLOW policy without rules allows nothing.
+    selector: Workloads that it is for; none means all of the namespace.
+    target_ref: Object that it attaches to.
+    target_refs: Objects that it attaches to.
+    """
 
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = (("provider",),)
     cel_rules: ClassVar[tuple[tuple[str, str], ...]] = (ONE_TARGET,)
@@ -102,13 +155,21 @@ class AuthorizationPolicySpec(Message, frozen=True, kw_only=True):
 
 
 class MutualTLS(Message, frozen=True, kw_only=True):
-    """PeerAuthentication, mtls: one part of it."""
+    """Whether callers must use mutual TLS.
+
+    mode: UNSET inherits, PERMISSIVE takes both, STRICT takes mutual TLS only.
+    """
 
     mode: Literal["UNSET", "DISABLE", "PERMISSIVE", "STRICT"] = "UNSET"
 
 
 class PeerAuthenticationSpec(Message, frozen=True, kw_only=True):
-    """PeerAuthentication: one part of it."""
+    """Whether callers must use mutual TLS.
+
+    mtls: The mode of the workload.
+    port_level_mtls: Modes of single ports, by number.
+    selector: Workloads that it is for; none means all of the namespace.
+    """
 
     cel_rules: ClassVar[tuple[tuple[str, str], ...]] = (
         (
@@ -128,21 +189,45 @@ class PeerAuthenticationSpec(Message, frozen=True, kw_only=True):
 
 
 class JWTHeader(Message, frozen=True, kw_only=True):
-    """RequestAuthentication, jwtRules.fromHeaders: one part of it."""
+    """A header that holds a token.
+
+    name: Name of the header.
+    prefix: What stands before the token, such as `Bearer `.
+    """
 
     name: Annotated[str, Schema(minLength=1)]
     prefix: str = ""
 
 
 class ClaimToHeader(Message, frozen=True, kw_only=True):
-    """RequestAuthentication, jwtRules.outputClaimToHeaders: one part of it."""
+    """A header made from a claim.
+
+    claim: Name of the claim.
+    header: Name of the header.
+    """
 
     claim: Annotated[str, Schema(minLength=1)]
     header: Annotated[str, Schema(minLength=1, pattern="^[-_A-Za-z0-9]+$")]
 
 
 class JWTRule(Message, frozen=True, kw_only=True):
-    """RequestAuthentication, jwtRules: one part of it."""
+    """An issuer whose tokens are accepted.
+
+    audiences: Audiences, of which a token must name one.
+    forward_original_token: Whether the service sees the token.
+    from_cookies: Cookies that may hold the token.
+    from_headers: Headers that may hold the token.
+    from_params: Query parameters that may hold the token.
+    issuer: Who issued the token.
+    jwks: The keys.
+    jwks_uri_alias: Older spelling of `jwksUri`.
+    jwks_uri: Where the keys are.
+    output_claim_to_headers: Claims that the service gets as headers.
+    output_payload_to_header: Header in which the service gets the token's payload.
+    presence: Whether a request must have a token.
+    space_delimited_claims: Claims that are lists separated by spaces.
+    timeout: How long fetching keys may take.
+    """
 
     cel_rules: ClassVar[tuple[tuple[str, str], ...]] = (
         (
@@ -174,9 +259,20 @@ class JWTRule(Message, frozen=True, kw_only=True):
     space_delimited_claims: Annotated[tuple[Annotated[str, Schema(minLength=1)], ...], Schema(maxItems=64)] = ()
     timeout: Timeout | None = None
 
+    @property
+    def key_set_url(self) -> str:
+        """`jwksUri`, under either spelling."""
+        return self.jwks_uri or self.jwks_uri_alias
+
 
 class RequestAuthenticationSpec(Message, frozen=True, kw_only=True):
-    """RequestAuthentication: one part of it."""
+    """Which tokens are accepted.
+
+    jwt_rules: Issuers whose tokens are accepted.
+    selector: Workloads that it is for; none means all of the namespace.
+    target_ref: Object that it attaches to.
+    target_refs: Objects that it attaches to.
+    """
 
     cel_rules: ClassVar[tuple[tuple[str, str], ...]] = (ONE_TARGET,)
 
@@ -187,21 +283,21 @@ class RequestAuthenticationSpec(Message, frozen=True, kw_only=True):
 
 
 class PeerAuthentication(Resource, frozen=True, kw_only=True):
-    """A PeerAuthentication."""
+    """Mutual TLS of workloads."""
 
     spec: PeerAuthenticationSpec = PeerAuthenticationSpec()
     status: IstioStatus = IstioStatus()
 
 
 class RequestAuthentication(Resource, frozen=True, kw_only=True):
-    """A RequestAuthentication."""
+    """Tokens that requests may carry."""
 
     spec: RequestAuthenticationSpec = RequestAuthenticationSpec()
     status: IstioStatus = IstioStatus()
 
 
 class AuthorizationPolicy(Resource, frozen=True, kw_only=True):
-    """A AuthorizationPolicy."""
+    """Access control of workloads."""
 
     spec: AuthorizationPolicySpec = AuthorizationPolicySpec()
     status: IstioStatus = IstioStatus()

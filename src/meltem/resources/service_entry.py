@@ -13,7 +13,13 @@ from meltem.resources.workload import WorkloadEntrySpec
 
 
 class ServiceEntryPort(Message, frozen=True, kw_only=True):
-    """ServiceEntry, ports: one part of it."""
+    """A port of the service.
+
+    name: Name of the port.
+    number: Port number.
+    protocol: Protocol, such as HTTP, HTTPS, GRPC, HTTP2, MONGO, TCP or TLS.
+    target_port: Port of the endpoints, when it is another one.
+    """
 
     name: Annotated[str, Schema(maxLength=256)]
     number: PortNumber
@@ -22,7 +28,18 @@ class ServiceEntryPort(Message, frozen=True, kw_only=True):
 
 
 class ServiceEntrySpec(Message, frozen=True, kw_only=True):
-    """ServiceEntry: one part of it."""
+    """A service that the mesh would not know by itself.
+
+    addresses: Virtual addresses or address ranges of the service.
+    endpoints: Where the service runs.
+    export_to: Namespaces in which the service is seen; none means all.
+    hosts: Names of the service.
+    location: Inside or outside the mesh.
+    ports: Ports of the service.
+    resolution: How addresses of endpoints are found.
+    subject_alt_names: Names of which the server's certificate must have one.
+    workload_selector: Pods and WorkloadEntries that are endpoints.
+    """
 
     cel_rules: ClassVar[tuple[tuple[str, str], ...]] = (
         (
@@ -64,7 +81,7 @@ class ServiceEntrySpec(Message, frozen=True, kw_only=True):
 
 
 class ServiceEntry(Resource, frozen=True, kw_only=True):
-    """A ServiceEntry."""
+    """A service added to the mesh."""
 
     spec: ServiceEntrySpec
     status: IstioStatus = IstioStatus()

@@ -14,7 +14,13 @@ from meltem.resources.gateway import ServerTLS
 
 
 class SidecarPort(Message, frozen=True, kw_only=True):
-    """Sidecar, egress.port: one part of it."""
+    """A port of a listener.
+
+    name: Name of the port.
+    number: Port number.
+    protocol: Protocol.
+    target_port: Not used.
+    """
 
     name: str = ""
     number: UInt32 = 0
@@ -23,7 +29,13 @@ class SidecarPort(Message, frozen=True, kw_only=True):
 
 
 class EgressListener(Message, frozen=True, kw_only=True):
-    """Sidecar, egress: one part of it."""
+    """Outbound traffic that the workload may send.
+
+    bind: Address or unix socket to listen on.
+    capture_mode: How traffic reaches the listener.
+    hosts: Services it may see, as `namespace/host`; `.` is the own namespace, `~` none.
+    port: Port; none means all ports.
+    """
 
     bind: str = ""
     capture_mode: Literal["DEFAULT", "IPTABLES", "NONE"] = "DEFAULT"
@@ -32,7 +44,15 @@ class EgressListener(Message, frozen=True, kw_only=True):
 
 
 class IngressListener(Message, frozen=True, kw_only=True):
-    """Sidecar, ingress: one part of it."""
+    """Inbound traffic that the workload takes.
+
+    bind: Address to listen on.
+    capture_mode: How traffic reaches the listener.
+    connection_pool: Limits of connections.
+    default_endpoint: Where traffic goes: `127.0.0.1:PORT`, `0.0.0.0:PORT` or `unix://PATH`.
+    port: The port.
+    tls: TLS that ends here.
+    """
 
     bind: str = ""
     capture_mode: Literal["DEFAULT", "IPTABLES", "NONE"] = "DEFAULT"
@@ -43,14 +63,25 @@ class IngressListener(Message, frozen=True, kw_only=True):
 
 
 class OutboundTrafficPolicy(Message, frozen=True, kw_only=True):
-    """Sidecar, outboundTrafficPolicy: one part of it."""
+    """What happens to calls to destinations that the mesh does not know.
+
+    egress_proxy: A service that such traffic goes through.
+    mode: Pass them, or refuse them.
+    """
 
     egress_proxy: Destination | None = None
     mode: Literal["REGISTRY_ONLY", "ALLOW_ANY"] = "REGISTRY_ONLY"
 
 
 class SidecarSpec(Message, frozen=True, kw_only=True):
-    """Sidecar: one part of it."""
+    """What a workload's proxy sees and how it takes traffic.
+
+    egress: Outbound listeners; none means what the mesh's default says.
+    inbound_connection_pool: Limits of inbound connections.
+    ingress: Inbound listeners; none means those of its services.
+    outbound_traffic_policy: What happens to calls to unknown destinations.
+    workload_selector: Workloads that it is for; none means all of the namespace.
+    """
 
     egress: tuple[EgressListener, ...] = ()
     inbound_connection_pool: ConnectionPool | None = None
@@ -60,7 +91,7 @@ class SidecarSpec(Message, frozen=True, kw_only=True):
 
 
 class Sidecar(Resource, frozen=True, kw_only=True):
-    """A Sidecar."""
+    """A workload's view of the mesh."""
 
     spec: SidecarSpec = SidecarSpec()
     status: IstioStatus = IstioStatus()

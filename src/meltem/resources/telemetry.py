@@ -12,25 +12,40 @@ from meltem.resources.common import ONE_TARGET, IstioStatus, PolicyTargetReferen
 
 
 class AccessLogFilter(Message, frozen=True, kw_only=True):
-    """Telemetry, accessLogging.filter: one part of it."""
+    """Which requests are logged.
+
+    expression: CEL expression that must be true.
+    """
 
     expression: str = ""
 
 
 class ModeMatch(Message, frozen=True, kw_only=True):
-    """Telemetry, accessLogging.match: one part of it."""
+    """For which direction this holds.
+
+    mode: Client side, server side, or both.
+    """
 
     mode: Literal["CLIENT_AND_SERVER", "CLIENT", "SERVER"] = "CLIENT_AND_SERVER"
 
 
 class ProviderRef(Message, frozen=True, kw_only=True):
-    """Telemetry, accessLogging.providers: one part of it."""
+    """A provider.
+
+    name: Its name in the mesh's `extensionProviders`.
+    """
 
     name: Annotated[str, Schema(minLength=1)]
 
 
 class AccessLogging(Message, frozen=True, kw_only=True):
-    """Telemetry, accessLogging: one part of it."""
+    """Access logs.
+
+    disabled: Turns logging off.
+    filter: Which requests are logged.
+    match: For which direction this holds.
+    providers: Where logs go; none means the mesh's default.
+    """
 
     disabled: BoolValue = None
     filter: AccessLogFilter | None = None
@@ -39,7 +54,12 @@ class AccessLogging(Message, frozen=True, kw_only=True):
 
 
 class MetricSelector(Message, frozen=True, kw_only=True):
-    """Telemetry, metrics.overrides.match: one part of it."""
+    """Which metrics.
+
+    custom_metric: A metric by its own name.
+    metric: A standard metric.
+    mode: Client side, server side, or both.
+    """
 
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = (("metric", "customMetric"),)
 
@@ -64,7 +84,11 @@ class MetricSelector(Message, frozen=True, kw_only=True):
 
 
 class TagOverride(Message, frozen=True, kw_only=True):
-    """Telemetry, metrics.overrides.tagOverrides: one part of it."""
+    """A change of a metric's tag.
+
+    operation: Set it or remove it.
+    value: CEL expression of the value.
+    """
 
     cel_rules: ClassVar[tuple[tuple[str, str], ...]] = (
         (
@@ -82,7 +106,12 @@ class TagOverride(Message, frozen=True, kw_only=True):
 
 
 class MetricsOverride(Message, frozen=True, kw_only=True):
-    """Telemetry, metrics.overrides: one part of it."""
+    """A change of metrics.
+
+    disabled: Turns them off.
+    match: Which metrics; none means all.
+    tag_overrides: Changes of tags, by name.
+    """
 
     disabled: BoolValue = None
     match: MetricSelector | None = None
@@ -90,7 +119,12 @@ class MetricsOverride(Message, frozen=True, kw_only=True):
 
 
 class Metrics(Message, frozen=True, kw_only=True):
-    """Telemetry, metrics: one part of it."""
+    """Metrics.
+
+    overrides: Changes, in order.
+    providers: Where metrics go; none means the mesh's default.
+    reporting_interval: How often TCP metrics are reported.
+    """
 
     overrides: tuple[MetricsOverride, ...] = ()
     providers: tuple[ProviderRef, ...] = ()
@@ -98,20 +132,33 @@ class Metrics(Message, frozen=True, kw_only=True):
 
 
 class NamedTag(Message, frozen=True, kw_only=True):
-    """Telemetry, tracing.customTags.environment: one part of it."""
+    """A tag from an environment variable or a request header.
+
+    default_value: Value where there is none.
+    name: Name of the variable or header.
+    """
 
     default_value: str = ""
     name: Annotated[str, Schema(minLength=1)]
 
 
 class ValueTag(Message, frozen=True, kw_only=True):
-    """Telemetry, tracing.customTags.formatter: one part of it."""
+    """A tag from a value.
+
+    value: The value, or the format.
+    """
 
     value: Annotated[str, Schema(minLength=1)]
 
 
 class CustomTag(Message, frozen=True, kw_only=True):
-    """Telemetry, tracing.customTags: one part of it."""
+    """Where a tag of spans takes its value from.
+
+    environment: An environment variable of the proxy.
+    formatter: An access log format.
+    header: A request header.
+    literal: A fixed value.
+    """
 
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = (("literal", "environment", "header", "formatter"),)
 
@@ -122,7 +169,17 @@ class CustomTag(Message, frozen=True, kw_only=True):
 
 
 class Tracing(Message, frozen=True, kw_only=True):
-    """Telemetry, tracing: one part of it."""
+    """Traces.
+
+    custom_tags: Further tags of spans, by name.
+    disable_context_propagation: Do not send trace headers on.
+    disable_span_reporting: Do not report spans.
+    enable_istio_tags: Whether spans have Istio's tags.
+    match: For which direction this holds.
+    providers: Where spans go; none means the mesh's default.
+    random_sampling_percentage: Share of requests that are traced.
+    use_request_id_for_trace_sampling: Whether x-request-id decides on sampling.
+    """
 
     custom_tags: dict[str, CustomTag] = {}
     disable_context_propagation: BoolValue = None
@@ -135,7 +192,15 @@ class Tracing(Message, frozen=True, kw_only=True):
 
 
 class TelemetrySpec(Message, frozen=True, kw_only=True):
-    """Telemetry: one part of it."""
+    """Access logs, metrics and traces.
+
+    access_logging: Access logs.
+    metrics: Metrics.
+    selector: Workloads that it is for; none means all of the namespace.
+    target_ref: Object that it attaches to.
+    target_refs: Objects that it attaches to.
+    tracing: Traces.
+    """
 
     cel_rules: ClassVar[tuple[tuple[str, str], ...]] = (ONE_TARGET,)
 
@@ -148,7 +213,7 @@ class TelemetrySpec(Message, frozen=True, kw_only=True):
 
 
 class Telemetry(Resource, frozen=True, kw_only=True):
-    """A Telemetry."""
+    """Telemetry of workloads."""
 
     spec: TelemetrySpec = TelemetrySpec()
     status: IstioStatus = IstioStatus()

@@ -38,7 +38,16 @@ UDS_WITHOUT_PORTS = (
 
 
 class WorkloadTemplate(Message, frozen=True, kw_only=True):
-    """WorkloadGroup, template: one part of it."""
+    """What the entries of a group have in common.
+
+    address: IP address, host name or unix socket, without a port.
+    labels: Labels of the workload.
+    locality: Where it runs (`region/zone/subzone`).
+    network: Network that it belongs to.
+    ports: Port numbers by the names of the service's ports.
+    service_account: Its identity.
+    weight: Its share of traffic.
+    """
 
     cel_rules: ClassVar[tuple[tuple[str, str], ...]] = (UDS_WITHOUT_PORTS,)
 
@@ -52,7 +61,7 @@ class WorkloadTemplate(Message, frozen=True, kw_only=True):
 
 
 class WorkloadEntrySpec(WorkloadTemplate, frozen=True, kw_only=True):
-    """An endpoint of a service that is no pod."""
+    """A workload that is no pod, such as a virtual machine."""
 
     cel_rules: ClassVar[tuple[tuple[str, str], ...]] = (
         ("Address is required", "has(self.address) || has(self.network)"),
@@ -61,34 +70,56 @@ class WorkloadEntrySpec(WorkloadTemplate, frozen=True, kw_only=True):
 
 
 class WorkloadGroupMetadata(Message, frozen=True, kw_only=True):
-    """WorkloadGroup, metadata: one part of it."""
+    """Metadata of the entries.
+
+    annotations: Annotations of the entries.
+    labels: Labels of the entries.
+    """
 
     annotations: Annotated[dict[str, str], Schema(maxProperties=256)] = {}
     labels: Annotated[dict[str, str], Schema(maxProperties=256)] = {}
 
 
 class ExecProbe(Message, frozen=True, kw_only=True):
-    """WorkloadGroup, probe.exec: one part of it."""
+    """Runs a command; exit code 0 is healthy.
+
+    command: The command and its arguments.
+    """
 
     command: tuple[Annotated[str, Schema(minLength=1)], ...]
 
 
 class GrpcProbe(Message, frozen=True, kw_only=True):
-    """WorkloadGroup, probe.grpc: one part of it."""
+    """Asks the gRPC health service.
+
+    port: Port to ask.
+    service: Service to ask about.
+    """
 
     port: PortNumber = 0
     service: str = ""
 
 
 class HTTPHeader(Message, frozen=True, kw_only=True):
-    """WorkloadGroup, probe.httpGet.httpHeaders: one part of it."""
+    """A header of the request.
+
+    name: Name of the header.
+    value: Its value.
+    """
 
     name: Annotated[str, Schema(pattern="^[-_A-Za-z0-9]+$")] = ""
     value: str = ""
 
 
 class HTTPProbe(Message, frozen=True, kw_only=True):
-    """WorkloadGroup, probe.httpGet: one part of it."""
+    """Sends an HTTP request; 200 to 399 is healthy.
+
+    host: Host to connect to.
+    http_headers: Headers of the request.
+    path: Path to ask for.
+    port: Port to ask.
+    scheme: HTTP or HTTPS.
+    """
 
     host: str = ""
     http_headers: tuple[HTTPHeader, ...] = ()
@@ -98,14 +129,29 @@ class HTTPProbe(Message, frozen=True, kw_only=True):
 
 
 class TCPProbe(Message, frozen=True, kw_only=True):
-    """WorkloadGroup, probe.tcpSocket: one part of it."""
+    """Connects; success is healthy.
+
+    host: Host to connect to.
+    port: Port to connect to.
+    """
 
     host: str = ""
     port: PortNumber
 
 
 class ReadinessProbe(Message, frozen=True, kw_only=True):
-    """WorkloadGroup, probe: one part of it."""
+    """How the health of the workload is asked.
+
+    exec: By a command.
+    failure_threshold: Failures in a row that make it unhealthy.
+    grpc: By gRPC.
+    http_get: By HTTP.
+    initial_delay_seconds: Seconds before the first probe.
+    period_seconds: Seconds between probes.
+    success_threshold: Successes in a row that make it healthy.
+    tcp_socket: By connecting.
+    timeout_seconds: Seconds before a probe fails.
+    """
 
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = (("httpGet", "tcpSocket", "exec", "grpc"),)
 
@@ -121,7 +167,12 @@ class ReadinessProbe(Message, frozen=True, kw_only=True):
 
 
 class WorkloadGroupSpec(Message, frozen=True, kw_only=True):
-    """WorkloadGroup: one part of it."""
+    """What workloads that register themselves have in common.
+
+    metadata: Metadata of the entries.
+    probe: How health is asked.
+    template: What the entries have in common.
+    """
 
     metadata: WorkloadGroupMetadata | None = None
     probe: ReadinessProbe | None = None
@@ -129,14 +180,14 @@ class WorkloadGroupSpec(Message, frozen=True, kw_only=True):
 
 
 class WorkloadEntry(Resource, frozen=True, kw_only=True):
-    """A WorkloadEntry."""
+    """A workload that is no pod."""
 
     spec: WorkloadEntrySpec = WorkloadEntrySpec()
     status: IstioStatus = IstioStatus()
 
 
 class WorkloadGroup(Resource, frozen=True, kw_only=True):
-    """A WorkloadGroup."""
+    """Workloads that register themselves."""
 
     spec: WorkloadGroupSpec
     status: IstioStatus = IstioStatus()
