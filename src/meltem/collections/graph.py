@@ -370,6 +370,25 @@ class _Map(_Derivation[K2, V2], Generic[K, V, K2, V2]):
         return None if value is None else self._function(reader, cast(K, key), value)
 
 
+class _Union(Collection[K, V]):
+    """Several collections as one; where two have a key, the one named first wins."""
+
+    def __init__(self, graph: Graph, name: str, parts: tuple[Collection[K, V], ...]) -> None:
+        super().__init__(graph, name)
+        self._parts = parts
+        for part in parts:
+            self._take(part)
+
+    def _take(self, keys: Iterable[K]) -> None:
+        for key in keys:
+            self._put(key, next((v for p in self._parts if (v := p.get(key)) is not None), None))
+
+    def _settle(self) -> None:
+        for part in self._parts:
+            self._take(part._changes)
+        self._announce()
+
+
 class _Pairing:
     """The part of a product that its two inputs talk to."""
 
@@ -457,6 +476,12 @@ class Graph:
             cast("Collection[Hashable, object]", right),
             cast("Callable[[Reader, Hashable, object, Hashable, object], Mapping[K3, V3]]", function),
         )
+        self._settle_new(node)
+        return node
+
+    def union(self, name: str, *parts: Collection[K, V]) -> Collection[K, V]:
+        """Everything of several collections; where two have a key, the one named first wins."""
+        node = _Union(self, name, parts)
         self._settle_new(node)
         return node
 

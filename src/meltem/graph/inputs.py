@@ -1,0 +1,61 @@
+"""The input collections: one `Source` a kind, keyed `(cluster, namespace, name)`, and the mesh's own configuration.
+
+Who fills them is nobody's business in here: reflectors in istiod, files in `simulate` and tests, a generator in
+benches.
+"""
+
+from __future__ import annotations
+
+from meltem.collections import Graph, Source
+from meltem.resources import core, extensions, networking, security, telemetry
+from meltem.resources.meshconfig import MeshConfig, MeshNetworks
+from meltem.resources.pod import Pod
+
+ResourceKey = tuple[str, str, str]
+"""cluster id, namespace (empty for cluster-scoped kinds), name"""
+
+
+class Inputs:
+    """All sources. `by_kind` serves whoever feeds them by kind name."""
+
+    def __init__(self, graph: Graph) -> None:
+        self.mesh_config: Source[str, MeshConfig] = graph.source("MeshConfig")
+        """The one entry has the empty key; without it Istio's defaults hold."""
+        self.mesh_networks: Source[str, MeshNetworks] = graph.source("MeshNetworks")
+        self.cluster_networks: Source[str, str] = graph.source("cluster networks")
+        """Cluster id → its default network."""
+        self.services: Source[ResourceKey, core.Service] = graph.source("Service")
+        self.endpoint_slices: Source[ResourceKey, core.EndpointSlice] = graph.source("EndpointSlice")
+        self.pods: Source[ResourceKey, Pod] = graph.source("Pod")
+        self.nodes: Source[ResourceKey, core.Node] = graph.source("Node")
+        self.namespaces: Source[ResourceKey, core.Namespace] = graph.source("Namespace")
+        self.secrets: Source[ResourceKey, core.Secret] = graph.source("Secret")
+        self.config_maps: Source[ResourceKey, core.ConfigMap] = graph.source("ConfigMap")
+        self.ingresses: Source[ResourceKey, core.Ingress] = graph.source("Ingress")
+        self.ingress_classes: Source[ResourceKey, core.IngressClass] = graph.source("IngressClass")
+        self.virtual_services: Source[ResourceKey, networking.VirtualService] = graph.source("VirtualService")
+        self.destination_rules: Source[ResourceKey, networking.DestinationRule] = graph.source("DestinationRule")
+        self.gateways: Source[ResourceKey, networking.Gateway] = graph.source("Gateway")
+        self.service_entries: Source[ResourceKey, networking.ServiceEntry] = graph.source("ServiceEntry")
+        self.sidecars: Source[ResourceKey, networking.Sidecar] = graph.source("Sidecar")
+        self.workload_entries: Source[ResourceKey, networking.WorkloadEntry] = graph.source("WorkloadEntry")
+        self.workload_groups: Source[ResourceKey, networking.WorkloadGroup] = graph.source("WorkloadGroup")
+        self.envoy_filters: Source[ResourceKey, networking.EnvoyFilter] = graph.source("EnvoyFilter")
+        self.proxy_configs: Source[ResourceKey, networking.ProxyConfig] = graph.source("ProxyConfig")
+        self.peer_authentications: Source[ResourceKey, security.PeerAuthentication] = graph.source("PeerAuthentication")
+        self.request_authentications: Source[ResourceKey, security.RequestAuthentication] = graph.source(
+            "RequestAuthentication"
+        )
+        self.authorization_policies: Source[ResourceKey, security.AuthorizationPolicy] = graph.source(
+            "AuthorizationPolicy"
+        )
+        self.telemetries: Source[ResourceKey, telemetry.Telemetry] = graph.source("Telemetry")
+        self.wasm_plugins: Source[ResourceKey, extensions.WasmPlugin] = graph.source("WasmPlugin")
+
+    @property
+    def by_kind(self) -> dict[str, Source[ResourceKey, object]]:
+        """Kind name → its source; the value given to `set` must be that kind's struct."""
+        sources: dict[str, object] = {s.name: s for s in vars(self).values() if isinstance(s, Source)}
+        for name in ("MeshConfig", "MeshNetworks", "cluster networks"):
+            del sources[name]
+        return sources  # type: ignore[return-value]

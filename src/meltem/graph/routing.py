@@ -1,0 +1,211 @@
+"""Routing rules: the one internal form in which VirtualServices and Ingresses (and later Gateway API routes) meet.
+
+In: VirtualService resources (delegates included) and converted Ingresses. Out: `Routing`s: hosts and destinations in
+full, gateways as `namespace/name` or `mesh`, visibility resolved.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+import msgspec
+
+from meltem.graph.model import short_name
+from meltem.graph.services import resolve_export_to
+from meltem.resources import networking
+
+MESH = "mesh"
+
+
+class Routing(msgspec.Struct, frozen=True, kw_only=True):
+    """Routing rules for some hosts at some gateways."""
+
+    name: str
+    namespace: str
+    created: str
+    hosts: tuple[str, ...]
+    gateways: tuple[str, ...]
+    export_to: tuple[str, ...]
+    http: tuple[networking.HTTPRoute, ...] = ()
+    tls: tuple[networking.TLSRoute, ...] = ()
+    tcp: tuple[networking.TCPRoute, ...] = ()
+    source: str = ""
+    """The resource that it is from, as people know it: `VirtualService default/reviews`."""
+    sticky: str = ""
+    """Our annotation `meltem.io/sticky`: what a weighted split keeps each user on a version by."""
+
+    @property
+    def order(self) -> tuple[str, str, str]:
+        """Older rules come first; then by name, so that the order never depends on history."""
+        return (self.created, self.namespace, self.name)
+
+    def visible_to(self, namespace: str) -> bool:
+        return "*" in self.export_to or namespace in self.export_to
+
+
+STICKY = "meltem.io/sticky"
+
+Delegates = Callable[[str, str], networking.VirtualService | None]
+"""namespace, name → the VirtualService that a delegate names"""
+
+
+def from_virtual_service(
+    vs: networking.VirtualService, domain: str, default_export: tuple[str, ...], delegates: Delegates
+) -> Routing | None:
+    """None for a delegate (it has no hosts of its own)."""
+    spec = vs.spec
+    if not spec.hosts:
+        return None
+    namespace = vs.namespace
+    http: list[networking.HTTPRoute] = []
+    for route in spec.http:
+        http.extend(_delegated(route, namespace, domain, delegates))
+    return Routing(
+        name=vs.name,
+        namespace=namespace,
+        created=vs.metadata.creation_timestamp,
+        hosts=tuple(dict.fromkeys(short_name(h, namespace, domain).lower() for h in spec.hosts)),
+        gateways=resolve_gateways(spec.gateways, namespace) or (MESH,),
+        export_to=resolve_export_to(spec.export_to, namespace, default_export),
+        http=tuple(_resolve_http(r, namespace, domain) for r in http),
+        tls=tuple(
+            msgspec.structs.replace(
+                r,
+                route=_resolve_destinations(r.route, namespace, domain),
+                match=tuple(
+                    msgspec.structs.replace(m, gateways=resolve_gateways(m.gateways, namespace)) for m in r.match
+                ),
+            )
+            for r in spec.tls
+        ),
+        tcp=tuple(
+            msgspec.structs.replace(
+                r,
+                route=_resolve_destinations(r.route, namespace, domain),
+                match=tuple(
+                    msgspec.structs.replace(m, gateways=resolve_gateways(m.gateways, namespace)) for m in r.match
+                ),
+            )
+            for r in spec.tcp
+        ),
+        source=f"VirtualService {namespace}/{vs.name}",
+        sticky=vs.metadata.annotations.get(STICKY, ""),
+    )
+
+
+def resolve_gateways(names: Iterable[str], namespace: str) -> tuple[str, ...]:
+    """`mesh` and `ns/name` stay; `name` and `./name` are of the rule's namespace; `name.ns.svc…` is the old form."""
+    out: list[str] = []
+    for name in names:
+        if name == MESH or "/" in name:
+            out.append(name.replace("./", f"{namespace}/") if name.startswith("./") else name)
+        elif "." in name:
+            first, _, rest = name.partition(".")
+            out.append(f"{rest.split('.')[0]}/{first}")
+        else:
+            out.append(f"{namespace}/{name}")
+    return tuple(dict.fromkeys(out))
+
+
+def _resolve(destination: networking.Destination, namespace: str, domain: str) -> networking.Destination:
+    return msgspec.structs.replace(destination, host=short_name(destination.host, namespace, domain))
+
+
+def _resolve_destinations(
+    routes: tuple[networking.RouteDestination, ...], namespace: str, domain: str
+) -> tuple[networking.RouteDestination, ...]:
+    return tuple(msgspec.structs.replace(r, destination=_resolve(r.destination, namespace, domain)) for r in routes)
+
+
+def _resolve_http(route: networking.HTTPRoute, namespace: str, domain: str) -> networking.HTTPRoute:
+    mirrors = tuple(
+        msgspec.structs.replace(m, destination=_resolve(m.destination, namespace, domain)) for m in route.mirrors
+    )
+    return msgspec.structs.replace(
+        route,
+        match=tuple(msgspec.structs.replace(m, gateways=resolve_gateways(m.gateways, namespace)) for m in route.match),
+        route=tuple(
+            msgspec.structs.replace(r, destination=_resolve(r.destination, namespace, domain)) for r in route.route
+        ),
+        mirror=None if route.mirror is None else _resolve(route.mirror, namespace, domain),
+        mirrors=mirrors,
+    )
+
+
+def _delegated(
+    route: networking.HTTPRoute, namespace: str, domain: str, delegates: Delegates
+) -> list[networking.HTTPRoute]:
+    """A route that delegates becomes the delegate's routes, each narrowed by the root's matches."""
+    if route.delegate is None:
+        return [route]
+    where = route.delegate.namespace or namespace
+    target = delegates(where, route.delegate.name)
+    if target is None or target.spec.hosts:
+        return []
+    out: list[networking.HTTPRoute] = []
+    for inner in target.spec.http:
+        match = _narrow(route.match, inner.match)
+        if match is None:
+            continue
+        resolved = _resolve_http(inner, where, domain)
+        out.append(
+            msgspec.structs.replace(
+                resolved,
+                match=match,
+                timeout=resolved.timeout if resolved.timeout is not None else route.timeout,
+                retries=resolved.retries or route.retries,
+                headers=resolved.headers or route.headers,
+                cors_policy=resolved.cors_policy or route.cors_policy,
+                fault=resolved.fault or route.fault,
+                rewrite=resolved.rewrite or route.rewrite,
+                name="-".join(n for n in (route.name, resolved.name) if n),
+            )
+        )
+    return out
+
+
+def _narrow(
+    root: tuple[networking.HTTPMatch, ...], inner: tuple[networking.HTTPMatch, ...]
+) -> tuple[networking.HTTPMatch, ...] | None:
+    """Every pair of a root's and a delegate's match, merged; None when none of the pairs can hold."""
+    if not root or not inner:
+        return root or inner
+    pairs = [m for r in root for i in inner if (m := _both(r, i)) is not None]
+    return tuple(pairs) or None
+
+
+def _both(root: networking.HTTPMatch, inner: networking.HTTPMatch) -> networking.HTTPMatch | None:
+    """Both matches at once: the delegate may only narrow what the root leaves open, or a prefix of it."""
+    merged: dict[str, object] = {}
+    for field in ("uri", "scheme", "method", "authority"):
+        outer, own = getattr(root, field), getattr(inner, field)
+        if outer is not None and own is not None and not _covers(outer, own):
+            return None
+        merged[field] = own if own is not None else outer
+    for field in ("headers", "without_headers", "query_params", "source_labels"):
+        outer_map, own_map = getattr(root, field), getattr(inner, field)
+        if any(k in own_map and own_map[k] != v for k, v in outer_map.items()):
+            return None
+        merged[field] = {**outer_map, **own_map}
+    if root.port and inner.port and root.port != inner.port:
+        return None
+    if root.source_namespace and inner.source_namespace and root.source_namespace != inner.source_namespace:
+        return None
+    return msgspec.structs.replace(
+        inner,
+        **merged,
+        port=root.port or inner.port,
+        source_namespace=root.source_namespace or inner.source_namespace,
+        gateways=root.gateways or inner.gateways,
+        ignore_uri_case=root.ignore_uri_case or inner.ignore_uri_case,
+        name="-".join(n for n in (root.name, inner.name) if n),
+    )
+
+
+def _covers(outer: networking.StringMatch, own: networking.StringMatch) -> bool:
+    if outer == own:
+        return True
+    if outer.prefix is None:
+        return False
+    text = own.exact if own.exact is not None else own.prefix
+    return text is not None and text.startswith(outer.prefix)
