@@ -6,6 +6,8 @@ resources keep both, as Kubernetes does.
 
 from __future__ import annotations
 
+from meltem.errors import InvalidResource
+from meltem.local.apiserver.schema.quantity import canonical
 from meltem.local.apiserver.schema.types import Schema
 from meltem.objects import Json, JsonObject
 
@@ -63,10 +65,22 @@ def _object(schema: Schema, obj: JsonObject, path: str, unknown: list[str], dept
             if not value and builtin and key not in schema.required and child.type == "array" and additional is None:
                 continue
             value = _array(child, value, f"{path}.{key}" if path else key, unknown, depth + 1)
+        elif child.int_or_string:
+            if builtin and child.format == "quantity":
+                value = _quantity(value)
         elif value == "" and key in droppable:
             continue
         pruned[key] = value
     return pruned
+
+
+def _quantity(value: str | int | float | bool) -> Json:
+    if isinstance(value, bool):
+        return value
+    try:
+        return canonical(str(value))
+    except InvalidResource:
+        return value
 
 
 def _array(schema: Schema, values: list[Json], path: str, unknown: list[str], depth: int) -> list[Json]:
