@@ -1,7 +1,7 @@
 """httpbin's endpoints, and the table that finds them.
 
-What goes in: a path and a method. What comes out of `find`: a function from shape and request to the answer, or None. A
-word in braces in the table takes one path segment, and the function gets it as text.
+What goes in: a path and a method. What comes out of `find`: a function from shape and request to the answer, or None.
+A word in braces in the table takes one path segment, and the function gets it as text.
 """
 
 from __future__ import annotations

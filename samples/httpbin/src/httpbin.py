@@ -1,8 +1,8 @@
 """A service that answers with what it was asked: `httpbin.py [PORT] [--version go|python]` (port 8080, version go).
 
-The two well-known implementations differ in the shape of their JSON: `go` gives header and argument values as lists, and
-adds the method; `python` gives strings. `-port N` is understood as well, and so is the variable PORT. The endpoints stand
-in the table at the end of `endpoints.py`.
+The two well-known implementations differ in the shape of their JSON: `go` gives header and argument values as lists,
+and adds the method; `python` gives strings. `-port N` is understood as well, and so is the variable PORT. The
+endpoints stand in the table at the end of `endpoints.py`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """How httpbin describes a request in JSON, in the shape of either implementation.
 
-What goes in: a request. What comes out: the fields of the answer. `Shape(True)` is the Python implementation's (one value
-is a string, several are a list; headers joined), `Shape(False)` the Go one's (always lists).
+What goes in: a request. What comes out: the fields of the answer. `Shape(True)` is the Python implementation's (one
+value is a string, several are a list; headers joined), `Shape(False)` the Go one's (always lists).
 """
 
 from __future__ import annotations

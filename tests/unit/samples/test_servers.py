@@ -1,0 +1,199 @@
+"""The other samples: httpbin, helloworld, the TCP servers, WebSocket, health, static files; and the image table."""
+
+from __future__ import annotations
+
+import gzip
+import json
+import socket
+from pathlib import Path
+
+import grpc
+import pytest
+from google.protobuf.wrappers_pb2 import StringValue
+
+from meltem.local.images import Image, load_table
+from meltem.yamlio import load_all
+
+SAMPLES = Path(__file__).resolve().parents[3] / "samples"
+
+
+def talk(port: int, *sent: bytes, first: bool = False) -> list[bytes]:
+    with socket.create_connection(("127.0.0.1", port), timeout=10) as sock, sock.makefile("rb") as lines:
+        found = [lines.readline()] if first else []
+        for line in sent:
+            sock.sendall(line)
+            found.append(lines.readline())
+        return found
+
+
+def test_httpbin_shapes(start):
+    go, python = start("httpbin/src/httpbin.py", "0"), start("httpbin/src/httpbin.py", "0", "--version", "python")
+    headers = {"X-Thing": "one"}
+    assert json.loads(go.ask("/headers", headers=headers).body)["headers"]["X-Thing"] == ["one"]
+    assert json.loads(python.ask("/headers", headers=headers).body)["headers"]["X-Thing"] == "one"
+    assert json.loads(go.ask("/get?a=1").body)["args"] == {"a": ["1"]}
+    assert json.loads(python.ask("/get?a=1&a=2").body)["args"] == {"a": ["1", "2"]}
+    posted = json.loads(go.ask("/post", "POST", {"Content-Type": "application/json"}, b'{"x": [1]}').body)
+    assert posted["json"] == {"x": [1]} and posted["method"] == "POST"
+    form = json.loads(
+        python.ask("/post", "POST", {"Content-Type": "application/x-www-form-urlencoded"}, b"a=1&b=").body
+    )
+    assert form["form"] == {"a": "1", "b": ""} and "method" not in form
+
+
+@pytest.mark.parametrize(
+    ("path", "headers", "status"),
+    [
+        ("/status/418", {}, 418),
+        ("/status/503:1,200:0", {}, 503),
+        ("/status/99", {}, 400),
+        ("/status/x", {}, 400),
+        ("/basic-auth/u/p", {}, 401),
+        ("/basic-auth/u/p", {"Authorization": "Basic dTpw"}, 200),
+        ("/hidden-basic-auth/u/p", {}, 404),
+        ("/bearer", {"Authorization": "Bearer t"}, 200),
+        ("/bearer", {}, 401),
+        ("/redirect/2", {}, 302),
+        ("/redirect/0", {}, 400),
+        ("/cache", {"If-None-Match": "x"}, 304),
+        ("/etag/a", {"If-None-Match": '"a"'}, 304),
+        ("/etag/a", {"If-Match": '"b"'}, 412),
+        ("/range/26", {"Range": "bytes=3-5"}, 206),
+        ("/delay/0", {}, 200),
+        ("/delay/nan", {}, 400),
+        ("/uuid", {}, 200),
+        ("/image/png", {}, 200),
+        ("/xml", {}, 200),
+        ("/post", {}, 405),
+        ("/nothing", {}, 404),
+        ("/anything/a/b", {}, 200),
+        ("/websocket/echo", {}, 400),
+    ],
+)
+def test_httpbin_statuses(httpbin, path, headers, status):
+    assert httpbin.ask(path, headers=headers).status == status
+
+
+@pytest.fixture
+def httpbin(start):
+    return start("httpbin/src/httpbin.py", "-port", "0")
+
+
+def test_httpbin_bodies(httpbin):
+    assert json.loads(gzip.decompress(httpbin.ask("/gzip").body))["gzipped"] is True
+    assert httpbin.ask("/base64/aGVsbG8=").body == b"hello"
+    assert len(httpbin.ask("/bytes/1000").body) == 1000
+    assert httpbin.ask("/bytes/8?seed=1").body == httpbin.ask("/bytes/8?seed=1").body
+    assert len(httpbin.ask("/stream/3").body.splitlines()) == 3
+    assert httpbin.ask("/range/26", headers={"Range": "bytes=3-5"}).body == b"def"
+    assert httpbin.ask("/redirect/1").headers["Location"] == "/get"
+    assert httpbin.ask("/response-headers?X-A=1%0d%0aX-B:2").headers["X-B"] is None
+    assert httpbin.ask("/get", "HEAD").body == b""
+
+
+@pytest.mark.parametrize(
+    ("sent", "status"),
+    [
+        (b"GET / HTTP/1.1\r\n\r\n", b"400"),
+        (b"nonsense\r\n\r\n", b"400"),
+        (b"GET / HTTP/2.0\r\nHost: x\r\n\r\n", b"505"),
+        (b"POST /post HTTP/1.1\r\nHost: x\r\nContent-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n", b"400"),
+        (b"POST /post HTTP/1.1\r\nHost: x\r\nContent-Length: 99999999999\r\n\r\n", b"413"),
+        (b"POST /post HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", b"400"),
+        (b"GET / HTTP/1.1\r\nHost: x\r\nA: " + b"a" * 99999 + b"\r\n\r\n", b"431"),
+    ],
+)
+def test_a_bad_message_is_refused_and_the_server_lives(httpbin, sent, status):
+    assert talk(httpbin.port, sent)[0].split()[1] == status
+    assert httpbin.ask("/get").status == 200
+
+
+def test_helloworld_names_version_and_instance(start):
+    hello = start("helloworld/src/helloworld.py", "0", "--version", "v2", HOSTNAME="pod-1")
+    assert hello.ask("/hello").body == b"Hello version: v2, instance: pod-1\n"
+
+
+def test_tcp_echo_puts_its_word_before_every_line_on_every_port(start):
+    echo = start("tcp-echo/src/tcp_echo.py", "0,0,0", "one", count=3)
+    for port in echo.ports:
+        assert talk(port, b"hello\n", b"world\n") == [b"one hello\n", b"one world\n"]
+
+
+def test_server_first_speaks_first(start):
+    server = start("server-first/src/server_first.py", "0", "smtp.example ready")
+    assert talk(server.port, b"NOOP\r\n", b"QUIT\r\n", first=True) == [
+        b"220 smtp.example ready\r\n",
+        b"250 NOOP\r\n",
+        b"221 Bye\r\n",
+    ]
+
+
+def test_health_listens_twice_and_fails_on_demand(start, tmp_path):
+    switch = tmp_path / "sick"
+    health = start("health-check/src/health.py", "0", "0", count=2, HEALTH_FILE=str(switch))
+    assert health.ask("/foo").status == 200 and health.ask("/baz").status == 404
+    switch.touch()
+    assert health.ask("/foo").status == 503
+
+
+def test_websocket_echo(start):
+    server = start("websockets/src/websockets.py", "0")
+    ask = (
+        b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\nSec-WebSocket-Version: 13\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n"
+    )
+    mask = b"\1\2\3\4"
+    message = b"\x81\x82" + mask + bytes([ord("h") ^ 1, ord("i") ^ 2])
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as sock, sock.makefile("rb") as answer:
+        sock.sendall(ask)
+        head = b"".join(iter(answer.readline, b"\r\n"))
+        assert head.startswith(b"HTTP/1.1 101") and b"s3pPLMBiTxaQ9kYGzzhZRbK+xOo=" in head  # RFC 6455 1.3
+        sock.sendall(message + b"\x88\x80" + mask)
+        assert answer.read() == b"\x81\x02hi\x88\x02\x03\xe8"
+
+
+def test_static_server_stays_in_its_root(start, tmp_path):
+    root = tmp_path / "root"
+    root.mkdir()
+    (tmp_path / "secret").write_text("no")
+    server = start("nginx/src/static_server.py", "0", str(root))
+    assert b"Welcome" in server.ask("/").body
+    (root / "index.html").write_text("mine")
+    assert server.ask("/").body == b"mine"
+    assert server.ask("/../secret").status == server.ask("/%2e%2e/secret").status == 404
+
+
+def test_grpc_echo(start):
+    server = start("grpc-echo/src/grpc_echo.py", "0", "--version", "v2", HOSTNAME="pod")
+    with grpc.insecure_channel(f"127.0.0.1:{server.port}") as channel:
+        say = channel.unary_unary("/meltem.samples.Echo/Say", StringValue.SerializeToString, StringValue.FromString)
+        assert say(StringValue(value="hi"), timeout=10).value == "v2 pod: hi"
+        assert channel.unary_unary("/grpc.health.v1.Health/Check")(b"", timeout=10) == b"\x08\x01"
+
+
+def test_every_program_of_the_image_table_is_there_and_every_manifest_finds_its_image():
+    table = load_table()
+    programs = [word for entry in table.entries for word in entry.command if str(SAMPLES) in word]
+    assert len(programs) > 15 and all(Path(word).is_file() for word in programs)
+    for path in SAMPLES.rglob("*.yaml"):
+        for document in load_all(path.read_bytes(), source=str(path)):
+            text = json.dumps(document)
+            for piece in text.split('"image": "')[1:]:
+                image = piece.partition('"')[0]
+                assert isinstance(table.find(image), Image) or "curl" in image, f"{path}: {image}"
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        "registry.istio.io/release/examples-bookinfo-productpage-v1:1.20.3",
+        "docker.io/istio/examples-bookinfo-reviews-v2:1.18.0",
+        "registry.istio.io/release/tcp-echo-server:1.3",
+        "docker.io/istio/examples-helloworld-v1",
+        "docker.io/kennethreitz/httpbin",
+        "docker.io/mccutchen/go-httpbin:v2.15.0",
+        "nginx:1.27",
+    ],
+)
+def test_images_are_found_under_every_registry(image):
+    assert isinstance(load_table().find(image), Image)
