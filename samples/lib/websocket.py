@@ -7,7 +7,6 @@ text and binary messages while it answers pings and the closing handshake.
 from __future__ import annotations
 
 import base64
-import hashlib
 from collections.abc import Callable, Iterator
 
 from tinyhttp import Request, Response, as_text
@@ -94,6 +93,8 @@ def accept(request: Request, upgrade: Callable[[Wire], None] = echo) -> Response
         return as_text("this path speaks WebSocket: ask with an Upgrade header\n", 400)
     if request.header("sec-websocket-version") != "13" or not key:
         return as_text("WebSocket version 13 with a key is needed\n", 426, [("Sec-WebSocket-Version", "13")])
+    import hashlib  # brings OpenSSL, 4 MiB: only once somebody asks
+
     digest = hashlib.sha1(key.encode("latin-1") + GUID, usedforsecurity=False).digest()
     accepted = base64.b64encode(digest).decode()
     headers = [("Upgrade", "websocket"), ("Connection", "Upgrade"), ("Sec-WebSocket-Accept", accepted)]
