@@ -9,6 +9,7 @@ requests that are already on their way. After the signal it goes on serving unti
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import socket
@@ -57,8 +58,12 @@ class Activity:
 
 
 def say(text: str) -> None:
-    """One line on standard output, in one write, so that threads do not mix theirs."""
-    os.write(1, (text + "\n").encode("utf-8", "backslashreplace"))
+    """One line on standard output, in one write, so that threads do not mix theirs.
+
+    Whoever read the log may have gone (a node that was restarted): that must not cost anybody an answer.
+    """
+    with contextlib.suppress(OSError):
+        os.write(1, (text + "\n").encode("utf-8", "backslashreplace"))
 
 
 def listen(port: int) -> socket.socket:

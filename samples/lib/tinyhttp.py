@@ -9,7 +9,6 @@ from __future__ import annotations
 import functools
 import json
 import socket
-import sys
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from urllib.parse import parse_qsl, unquote
@@ -217,7 +216,7 @@ def _answer(handler: Handler, request: Request) -> Response:
     except BadMessage as error:
         return as_json({"error": str(error)}, error.status)
     except Exception as error:  # one bad request must not end a server that others use
-        print(f"{request.method} {request.target}: {error!r}", file=sys.stderr, flush=True)
+        say(f"{request.method} {request.target}: {error!r}")
         return as_json({"error": "internal error"}, 500)
 
 

@@ -24,6 +24,7 @@ sys.path.insert(0, f"{sys.path[0]}/../../lib")
 from fetch import FetchError, fetch
 from options import parse
 from pages import COVER, front_page, index_page
+from service import say
 from tinyhttp import Request, Response, as_html, as_json, as_text, serve
 from tracing import passed_on
 from wire import HeaderList
@@ -160,7 +161,7 @@ class ProductPage:
                 )
                 status, body = answer.status, json.loads(answer.body) if answer.status == 200 else None
             except (FetchError, ValueError, RecursionError) as error:
-                print(f"{service}: {error}", file=sys.stderr, flush=True)
+                say(f"{service}: {error}")
                 status, body = 500, None
             if isinstance(body, dict):
                 self._results.add(service, 200)

@@ -108,6 +108,15 @@ def test_a_bad_message_is_refused_and_the_server_lives(httpbin, sent, status):
     assert httpbin.ask("/get").status == 200
 
 
+def test_a_log_that_nobody_reads_any_more_costs_no_answer(httpbin):
+    httpbin.process.stdout.close()
+    assert [httpbin.ask("/get").status for _ in range(3)] == [200, 200, 200]
+    with socket.create_connection(("127.0.0.1", httpbin.port), timeout=10) as sock, sock.makefile("rb") as lines:
+        for _ in range(2):  # the same connection serves both
+            sock.sendall(b"GET /status/200 HTTP/1.1\r\nHost: x\r\n\r\n")
+            assert b"".join(iter(lines.readline, b"\r\n")).startswith(b"HTTP/1.1 200")
+
+
 def test_helloworld_names_version_and_instance(start):
     hello = start("helloworld/src/helloworld.py", "0", "--version", "v2", HOSTNAME="pod-1")
     assert hello.ask("/hello").body == b"Hello version: v2, instance: pod-1\n"
