@@ -10,7 +10,7 @@ from __future__ import annotations
 from meltem.agent import bootstrap_resources, bootstrap_stats, node
 from meltem.agent.environment import AgentSettings
 from meltem.errors import UserError
-from meltem.objects import Json, JsonObject, int_at, object_at, string_map_at
+from meltem.objects import JsonObject, int_at, string_map_at
 
 SDS_DEFAULT = "sds-default.json"
 """File with the workload's key and certificate chain: secret `default`."""
@@ -182,29 +182,6 @@ def cluster_manager(settings: AgentSettings) -> JsonObject:
     return built
 
 
-def sds_source(path: str, directory: str) -> JsonObject:
-    """A config source of a secret that stands in a file; Envoy reads it anew when the file is moved into place."""
-    return {
-        "path_config_source": {"path": path, "watched_directory": {"path": directory}},
-        "resource_api_version": "V3",
-    }
-
-
-def merge_override(built: JsonObject, override: JsonObject) -> JsonObject:
-    """A user's own bootstrap over ours, as Envoy merges `--config-yaml`: objects by key, lists appended."""
-    merged: JsonObject = dict(built)
-    for key, value in override.items():
-        mine = merged.get(key)
-        if isinstance(mine, dict) and isinstance(value, dict):
-            merged[key] = merge_override(mine, value)
-        elif isinstance(mine, list) and isinstance(value, list):
-            both: list[Json] = [*mine, *value]
-            merged[key] = both
-        else:
-            merged[key] = value
-    return merged
-
-
 def _log_format(as_json: bool) -> JsonObject:
     if as_json:
         return {
@@ -218,7 +195,3 @@ def _log_format(as_json: bool) -> JsonObject:
             }
         }
     return {"text_format": "%Y-%m-%dT%T.%fZ\t%l\tenvoy %n %g:%#\t%v\tthread=%t"}
-
-
-def remote_service(settings: AgentSettings, field: str) -> JsonObject:
-    return object_at(settings.proxy_config, field)
