@@ -1,7 +1,7 @@
 """CustomResourceDefinitions of Istio's kinds, made from the structs.
 
 In: `meltem.resources.kinds.ISTIO_KINDS`; annotations give types and constraints, docstrings give descriptions. Out: the
-CRD objects. `python -m meltem.resources.crds` writes them to the base chart; `--check` only says whether that file is up
+CRD objects. `python -m meltem.resources.crds` writes them to the base chart; `--check` only says whether it is up
 to date.
 """
 
