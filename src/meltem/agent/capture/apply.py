@@ -105,9 +105,8 @@ def _policy_routing(config: CaptureConfig, version: int, *, present: bool) -> No
     everything = "0.0.0.0/0" if version == 4 else "::/0"
     route = ["local", everything, "dev", "lo", "table", config.tproxy_table]
     base = ["ip", f"-{version}"]
-    if not present and config.tproxy_mark not in _run([*base, "rule", "show"], "", optional=True).replace(
-        "0x539", "1337"
-    ):
+    standing = _run([*base, "rule", "show"], "", optional=True)
+    if not present and f"fwmark {int(config.tproxy_mark, 0):#x} " not in standing:
         return
     _run([*base, "rule", "del", *rule], "", optional=True)
     if present:

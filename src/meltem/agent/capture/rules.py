@@ -33,7 +33,7 @@ OUTBOUND_MARK = "1338"
 
 @dataclass(frozen=True, slots=True)
 class Match:
-    """One condition. `kind`: protocol, dport, dports, sport, daddr, saddr, iif, oif, uid, gid, mark, connmark, ctstate."""
+    """One condition. `kind`: protocol, dport(s), sport, daddr, saddr, iif, oif, uid, gid, mark, connmark, ctstate."""
 
     kind: str
     value: str
@@ -204,7 +204,7 @@ class _Builder:
         spared = Match("dports", f"53,{tunnel}", negated=True) if skip_dns else Match("dport", tunnel, negated=True)
         self._add("nat", OUTPUT, LOOPBACK_OUT, is_not(self._loopback), TCP, spared, owner, to=jump(IN_REDIRECT))
         if not self._config.outbound_ranges.has_loopback:
-            # Calls of the app to its own pod address stay direct. With DNS capture, TCP only: a DNS server may be on lo.
+            # Calls of the app to its own pod address stay direct. With DNS capture only TCP: DNS may be served on lo.
             direct = (TCP, Match("dport", "53", negated=True)) if self._dns else ()
             self._add("nat", OUTPUT, LOOPBACK_OUT, *direct, is_not(owner), to=RETURN)
         self._add("nat", OUTPUT, owner, to=RETURN)
