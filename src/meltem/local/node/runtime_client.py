@@ -10,7 +10,6 @@ import asyncio
 import contextlib
 import itertools
 import os
-import signal
 import socket
 import subprocess
 import sys
@@ -152,7 +151,7 @@ class Runtime:
             raise
         return RunningExec(name, cast("int", answer["pid"]), ended, received[0] if received else -1)
 
-    async def exec_signal(self, running: RunningExec, number: int = signal.SIGKILL) -> None:
+    async def exec_signal(self, running: RunningExec, number: int = 9) -> None:
         if not running.ended.done():
             await self._call({"op": "exec-signal", "exec": running.name, "signal": int(number)})
 
