@@ -10,7 +10,9 @@ from meltem.local.controllers.accounts import NamespaceDefaultsController, Token
 from meltem.local.controllers.binding import BindingController
 from meltem.local.controllers.deployment import DeploymentController
 from meltem.local.controllers.endpoints import EndpointsController, MirroringController
+from meltem.local.controllers.garbage import GarbageCollector
 from meltem.local.controllers.loadbalancer import LoadBalancerController
+from meltem.local.controllers.namespaces import NamespaceController
 from meltem.local.controllers.replicaset import ReplicaSetController
 from meltem.local.controllers.runtime import Context, Controller
 
@@ -27,4 +29,6 @@ def controllers(ctx: Context) -> list[Controller]:
         EndpointsController(ctx),
         MirroringController(ctx),
         LoadBalancerController(ctx),
+        GarbageCollector(ctx),
+        NamespaceController(ctx),
     ]
