@@ -13,6 +13,7 @@ import msgspec
 
 from meltem import yamlio
 from meltem.errors import ApiError, BadRequest, NotAcceptable, UnsupportedMediaType, UserError
+from meltem.local.apiserver import protobuf
 from meltem.objects import Json, JsonObject
 
 MAX_BODY = 3 * 1024 * 1024
@@ -91,11 +92,13 @@ def media_type(content_type: str) -> str:
 def parse_body(body: bytes, content_type: str) -> Json:
     """A JSON or YAML body; raises BadRequest, UnsupportedMediaType."""
     media = media_type(content_type) or JSON
+    if media == protobuf.MEDIA or body.startswith(protobuf.MAGIC):
+        return protobuf.decode(body)
     if media == YAML or media == "application/apply-patch+yaml":
         return parse_yaml(body)
     if media not in (JSON, "*/*", *PATCH_TYPES):
         raise UnsupportedMediaType(
-            f"the body of the request was in an unknown format - accepted media types include: {JSON}, {YAML}"
+            f"the body of the request was in an unknown format - accepted media types include: {JSON}, {YAML}, {protobuf.MEDIA}"
         )
     return parse_json(body)
 

@@ -9,8 +9,10 @@ from aiohttp import web
 from meltem.local.apiserver.answers import respond
 from meltem.local.apiserver.negotiate import media_ranges, not_acceptable
 from meltem.local.apiserver.registry import Registry
+from meltem.local.apiserver.schema.kinds import KindInfo
+from meltem.local.apiserver.schema.openapi import openapi_v2, openapi_v3, openapi_v3_index
 from meltem.local.apiserver.storage import encode
-from meltem.objects import Json, JsonObject
+from meltem.objects import JsonObject, str_at
 
 _V2_TYPES = ("application/json", "application/vnd.oai.openapi+json", "*/*", "application/*")
 
@@ -22,4 +24,45 @@ class OpenApi:
         self._kept: dict[str, bytes] = {}
 
     def serve(self, path: str, request: web.BaseRequest) -> web.StreamResponse | None:
-        return None
+        """The document at a path; None where there is none. Raises NotFound, NotAcceptable."""
+        if self._generation != self._registry.generation:
+            self._kept, self._generation = {}, self._registry.generation
+        if path == "/openapi/v2":
+            accept = request.headers.get("Accept", "")
+            if accept and not any(r.media in _V2_TYPES for r in media_ranges(accept)):
+                raise not_acceptable(_V2_TYPES[:2])
+        body = self._document(path)
+        if body is None:
+            return None
+        etag = f'"{hashlib.sha256(body).hexdigest()[:40].upper()}"'
+        headers = {"ETag": etag, "Vary": "Accept"}
+        if request.headers.get("If-None-Match") == etag:
+            return web.Response(status=304, headers=headers)
+        return respond(body, headers=headers)
+
+    def _document(self, path: str) -> bytes | None:
+        body = self._kept.get(path)
+        if body is None:
+            body = self._make(path)
+            if body is not None:
+                self._kept[path] = body
+        return body
+
+    def _make(self, path: str) -> bytes | None:
+        kinds, crds = self._inputs()
+        match path.strip("/").split("/"):
+            case ["openapi", "v2"]:
+                return openapi_v2(kinds, crds)
+            case ["openapi", "v3"]:
+                return encode(openapi_v3_index(kinds, crds))
+            case ["openapi", "v3", "api", version]:
+                return openapi_v3("", version, kinds, crds)
+            case ["openapi", "v3", "apis", group, version]:
+                return openapi_v3(group, version, kinds, crds)
+            case _:
+                return None
+
+    def _inputs(self) -> tuple[list[KindInfo], list[JsonObject]]:
+        kinds = [r.info for r in self._registry if r.crd is None]
+        crds = {str_at(r.crd, "metadata", "name"): r.crd for r in self._registry.custom() if r.crd is not None}
+        return kinds, list(crds.values())

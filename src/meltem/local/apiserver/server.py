@@ -98,7 +98,7 @@ class ApiServer:
             hub=hub,
             registry=registry,
             clock=clock,
-            admission=AdmissionChain(store, registry, upstream, authorizer, clock),
+            admission=AdmissionChain(store, registry, upstream, authorizer, manager.convert),
             allocator=ServiceAllocator(store, config),
             converter=manager.convert,
         )

@@ -6,12 +6,13 @@ namespace lifecycle again, RBAC escalation, validating policies, validating webh
 
 from __future__ import annotations
 
-from meltem.clock import Clock
+
 from meltem.local.apiserver.admission import builtin
 from meltem.local.apiserver.admission.escalation import refuse_escalation
 from meltem.local.apiserver.admission.policies import PolicyRunner
 from meltem.local.apiserver.admission.webhooks import WebhookRunner
 from meltem.local.apiserver.authorization import Authorizer
+from meltem.local.apiserver.conversion import WebhookConverter
 from meltem.local.apiserver.core import Attributes
 from meltem.local.apiserver.registry import Registry
 from meltem.local.apiserver.storage import Store
@@ -21,11 +22,11 @@ from meltem.objects import JsonObject, copy_object
 
 class AdmissionChain:
     def __init__(
-        self, store: Store, registry: Registry, upstream: Upstream, authorizer: Authorizer, clock: Clock
+        self, store: Store, registry: Registry, upstream: Upstream, authorizer: Authorizer, converter: WebhookConverter
     ) -> None:
         self._store = store
         self._authorizer = authorizer
-        self._webhooks = WebhookRunner(store, registry, upstream)
+        self._webhooks = WebhookRunner(store, registry, upstream, converter)
         self._policies = PolicyRunner(store, registry)
 
     async def mutate(self, attributes: Attributes, warnings: list[str]) -> JsonObject | None:
