@@ -1,0 +1,197 @@
+"""MeshConfig, MeshNetworks and ProxyConfig (the resource and the part of MeshConfig).
+
+In: the struct. Out: findings, with paths as they stand in the ConfigMap's `mesh` key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meltem.resources.base import Duration
+from meltem.resources.mesh_providers import ExtensionProvider
+from meltem.resources.mesh_proxy import MeshProxyConfig
+from meltem.resources.meshconfig import MeshConfig, MeshNetworks
+from meltem.resources.networking import ProxyConfig
+from meltem.validate import checks
+from meltem.validate.destination_rule import (
+    check_connection_pool,
+    check_locality,
+    check_outlier_detection,
+    check_zone_aware,
+)
+from meltem.validate.findings import Report, Result
+from meltem.validate.http_route import check_retries
+from meltem.validate.tls import check_ciphers, check_client_tls
+
+_CURVES = frozenset({"P-256", "P-384", "P-521", "X25519", "X25519MLKEM768"})
+
+
+def check_proxy_config(r: Report, config: ProxyConfig) -> None:
+    checks.check_selector(r, config.spec.selector)
+    if config.spec.concurrency is not None and config.spec.concurrency < 0:
+        r.at("concurrency").error(f"{config.spec.concurrency} is negative", "Write 0 for one thread a CPU.")
+
+
+def validate_meshconfig(config: MeshConfig) -> Result:
+    """All findings of the mesh's settings."""
+    r = Report()
+    checks.check_port(r.at("proxyListenPort"), config.proxy_listen_port)
+    checks.check_port(r.at("proxyInboundListenPort"), config.proxy_inbound_listen_port)
+    _between(r.at("connectTimeout"), config.connect_timeout, 0.001, 30)
+    if config.protocol_detection_timeout.nanoseconds:
+        checks.check_duration(r.at("protocolDetectionTimeout"), config.protocol_detection_timeout)
+    _proxy(r.at("defaultConfig"), config.default_config)
+    check_locality(r.at("localityLbSetting"), config.locality_lb_setting, has_outlier=True)
+    check_zone_aware(r.at("zoneAwareLbSetting"), config.zone_aware_lb_setting, has_outlier=True)
+    for i, settings in enumerate(config.service_settings):
+        for j, host in enumerate(settings.hosts):
+            checks.check_wildcard_domain(r.at("serviceSettings", i).at("hosts", j), host)
+    _trust_domain(r.at("trustDomain"), config.trust_domain)
+    for i, alias in enumerate(config.trust_domain_aliases):
+        _trust_domain(r.at("trustDomainAliases", i), alias)
+    _tls(r, config)
+    _providers(r, config.extension_providers)
+    if config.default_traffic_policy is not None:
+        here = r.at("defaultTrafficPolicy")
+        check_connection_pool(here.at("connectionPool"), config.default_traffic_policy.connection_pool)
+        check_outlier_detection(here.at("outlierDetection"), config.default_traffic_policy.outlier_detection)
+    check_retries(r.at("defaultHttpRetryPolicy"), config.default_http_retry_policy)
+    return r.result()
+
+
+def _between(r: Report, value: Duration, low: float, high: float) -> None:
+    if not low <= value <= high:
+        r.error(f"{value} is out of range", f"Write a duration from {Duration(low)} to {Duration(high)}.")
+
+
+def _trust_domain(r: Report, domain: str) -> None:
+    found = domain and checks.domain_error(domain.replace("_", "-"), wildcard=False)
+    if not domain or found:
+        r.error(found or "is empty", "Write a name such as cluster.local.")
+
+
+def _tls(r: Report, config: MeshConfig) -> None:
+    if config.mesh_mtls is not None and config.mesh_mtls.cipher_suites:
+        check_ciphers(r.at("meshMTLS"), config.mesh_mtls.cipher_suites)
+    if config.tls_defaults is not None:
+        check_ciphers(r.at("tlsDefaults"), config.tls_defaults.cipher_suites)
+        if config.tls_defaults.min_protocol_version != "TLS_AUTO":
+            r.at("tlsDefaults").at("minProtocolVersion").error("cannot be set mesh-wide", "Set it on the Gateway.")
+    for field, tls in (("meshMTLS", config.mesh_mtls), ("tlsDefaults", config.tls_defaults)):
+        for i, curve in enumerate(tls.ecdh_curves if tls else ()):
+            if curve not in _CURVES:
+                r.at(field).at("ecdhCurves", i).warn(f"{curve[:32]!r} is no known curve: it is ignored")
+
+
+def _providers(r: Report, providers: Iterable[ExtensionProvider]) -> None:
+    seen: set[str] = set()
+    for i, provider in enumerate(providers):
+        here = r.at("extensionProviders", i)
+        if not provider.name:
+            here.at("name").error("is empty")
+        elif provider.name in seen:
+            here.at("name").error(f"{provider.name[:64]!r} is there twice")
+        seen.add(provider.name)
+        _provider(here, provider)
+
+
+def _provider(r: Report, provider: ExtensionProvider) -> None:
+    remote = {
+        "envoyExtAuthzHttp": provider.envoy_ext_authz_http,
+        "envoyExtAuthzGrpc": provider.envoy_ext_authz_grpc,
+        "zipkin": provider.zipkin,
+        "datadog": provider.datadog,
+        "skywalking": provider.skywalking,
+        "opentelemetry": provider.opentelemetry,
+        "envoyHttpAls": provider.envoy_http_als,
+        "envoyTcpAls": provider.envoy_tcp_als,
+        "envoyOtelAls": provider.envoy_otel_als,
+    }
+    others = (
+        *(provider.lightstep, provider.opencensus, provider.stackdriver, provider.prometheus, provider.sds),
+        provider.envoy_file_access_log,
+    )
+    if sum(x is not None for x in (*remote.values(), *others)) != 1:
+        r.error(f"provider {provider.name[:64]!r} must be of exactly one type", "Set one of zipkin, prometheus, ...")
+    for field, value in remote.items():
+        if value is None:
+            continue
+        checks.check_port(r.at(field).at("port"), value.port)
+        host = value.service.partition("/")[2] or value.service
+        if not host or checks.domain_error(host, wildcard=False):
+            r.at(field).at("service").error(
+                f"{value.service[:80]!r} is no service", "Write a host name, or namespace/host."
+            )
+    http = provider.envoy_ext_authz_http
+    for field, status in (
+        ("envoyExtAuthzHttp", http.status_on_error if http else ""),
+        ("envoyExtAuthzGrpc", provider.envoy_ext_authz_grpc.status_on_error if provider.envoy_ext_authz_grpc else ""),
+    ):
+        if status and not (status.isascii() and status.isdigit() and 100 <= int(status[:4]) <= 599):
+            r.at(field).at("statusOnError").error(f"{status[:32]!r} is no HTTP status", "Write for example '503'.")
+
+
+def _proxy(r: Report, config: MeshProxyConfig) -> None:
+    for field, value in (("configPath", config.config_path), ("binaryPath", config.binary_path)):
+        if not value:
+            r.at(field).error("is empty")
+    if not config.service_cluster and config.tracing_service_name is None:
+        r.at("serviceCluster").error("is empty", "Set serviceCluster or tracingServiceName.")
+    if config.drain_duration < 1 or config.drain_duration.nanoseconds % 1_000_000_000:
+        r.at("drainDuration").error(f"{config.drain_duration} must be at least 1s, in whole seconds")
+    _address(r.at("discoveryAddress"), config.discovery_address)
+    for field, address in (
+        ("statsdUdpAddress", config.statsd_udp_address),
+        ("zipkinAddress", config.zipkin_address),
+        ("envoyMetricsServiceAddress", config.envoy_metrics_service_address),
+    ):
+        if address:
+            _address(r.at(field), address)
+    for field, service in (
+        ("envoyMetricsService", config.envoy_metrics_service),
+        ("envoyAccessLogService", config.envoy_access_log_service),
+    ):
+        if service is not None and service.address:
+            _address(r.at(field).at("address"), service.address)
+    if config.tracing is not None:
+        here = r.at("tracing")
+        check_client_tls(here.at("tlsSettings"), "", config.tracing.tls_settings)
+        if not 0 <= config.tracing.sampling <= 100:
+            here.at("sampling").error(f"{config.tracing.sampling:g} is no percentage")
+        if config.tracing.zipkin is not None:
+            _address(here.at("zipkin").at("address"), config.tracing.zipkin.address)
+    checks.check_port(r.at("proxyAdminPort"), config.proxy_admin_port)
+    checks.check_port(r.at("statusPort"), config.status_port)
+    if config.concurrency is not None and config.concurrency < 0:
+        r.at("concurrency").error(f"{config.concurrency} is negative")
+
+
+def _address(r: Report, address: str) -> None:
+    """`host:port`, where host is a name or an address; `$(NAME)` stands for a variable."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not (port.isascii() and port.isdigit() and 1 <= len(port) <= 5):
+        r.error(f"{address[:80]!r} is no address", "Write host:port.")
+        return
+    checks.check_port(r, int(port))
+    plain = host.strip("[]")
+    if not checks.is_ip(plain) and not host.startswith("$(") and checks.domain_error(host, wildcard=False):
+        r.error(f"{address[:80]!r} has no valid host", "Write host:port.")
+
+
+def validate_mesh_networks(networks: MeshNetworks) -> Result:
+    """All findings of the networks."""
+    r = Report()
+    for name, network in networks.networks.items():
+        here = r.at("networks", name)
+        if not checks.is_label(name):
+            here.error(f"{name[:64]!r} is no network name")
+        for i, endpoints in enumerate(network.endpoints):
+            if (endpoints.from_cidr is None) == (endpoints.from_registry is None):
+                here.at("endpoints", i).error("exactly one of fromCidr and fromRegistry is needed")
+            if endpoints.from_cidr is not None:
+                checks.check_subnet(here.at("endpoints", i).at("fromCidr"), endpoints.from_cidr)
+        for i, gateway in enumerate(network.gateways):
+            if (gateway.address is None) == (gateway.registry_service_name is None):
+                here.at("gateways", i).error("exactly one of address and registryServiceName is needed")
+            checks.check_port(here.at("gateways", i).at("port"), gateway.port)
+    return r.result()
