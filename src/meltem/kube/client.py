@@ -15,6 +15,7 @@ import contextlib
 import enum
 import random
 from collections.abc import AsyncGenerator, AsyncIterator, Mapping, Sequence
+from contextlib import AbstractAsyncContextManager
 from typing import cast
 
 import aiohttp
@@ -23,10 +24,12 @@ from yarl import URL
 
 from meltem import errors
 from meltem.clock import Clock
+from meltem.kube import streams
 from meltem.kube.auth import Credentials
 from meltem.kube.config import KubeConfig
 from meltem.kube.discovery import Discovery
-from meltem.kube.resource_types import SERVICE_ACCOUNTS, TOKEN_REVIEWS, ResourceType
+from meltem.kube.resource_types import PODS, SERVICE_ACCOUNTS, TOKEN_REVIEWS, ResourceType
+from meltem.kube.streams import ExecResult, PodWriter
 from meltem.objects import Json, JsonObject, at, int_at, name_of, namespace_of, objects_at, str_at
 
 USER_AGENT = "meltem"
@@ -232,6 +235,46 @@ class KubeClient:
         if preconditions:
             options["preconditions"] = preconditions
         return await self.call("DELETE", rt.path(namespace, name), {}, options)
+
+    # Inside pods
+
+    async def pod_log(
+        self,
+        namespace: str,
+        name: str,
+        *,
+        container: str = "",
+        follow: bool = False,
+        previous: bool = False,
+        timestamps: bool = False,
+        tail_lines: int | None = None,
+        since_seconds: int | None = None,
+    ) -> AsyncGenerator[bytes]:
+        """A container's output in chunks, as it comes. Close it with `contextlib.aclosing` when following."""
+        params: dict[str, str] = {"container": container} if container else {}
+        for key, flag in (("follow", follow), ("previous", previous), ("timestamps", timestamps)):
+            if flag:
+                params[key] = "true"
+        for key, number in (("tailLines", tail_lines), ("sinceSeconds", since_seconds)):
+            if number is not None:
+                params[key] = str(number)
+        timeout = None if follow else _READ_TIMEOUT
+        async with self.stream("GET", PODS.path(namespace, name, "log"), params, read_timeout=timeout) as response:
+            async for chunk in response.content.iter_any():
+                yield chunk
+
+    async def exec(
+        self, namespace: str, pod: str, command: Sequence[str], *, container: str = "", stdin: bytes | None = None
+    ) -> ExecResult:
+        """Runs a command in a container: its output and exit code (not zero is no error). Raises ApiError when it
+        cannot be started."""
+        return await streams.run_command(self, namespace, pod, command, container=container, stdin=stdin)
+
+    def port_forward(
+        self, namespace: str, pod: str, port: int
+    ) -> AbstractAsyncContextManager[tuple[asyncio.StreamReader, PodWriter]]:
+        """One connection to a port in a pod: `async with client.port_forward(…) as (reader, writer)`."""
+        return streams.forward(self, namespace, pod, port)
 
     # Identity
 

@@ -76,7 +76,12 @@ class Context:
     # Writes that the caches see at once
 
     async def create(self, rt: ResourceType, obj: JsonObject, namespace: str = "") -> JsonObject:
-        made = await self.client.create(rt, obj, namespace)
+        try:
+            made = await self.client.create(rt, obj, namespace)
+        except errors.Forbidden as error:
+            if "being terminated" in error.message:  # the namespace is going: nothing can be or need be done
+                raise errors.NotFound(error.message) from None
+            raise
         self._observe(rt, made)
         return made
 
