@@ -177,6 +177,8 @@ async def read_limited(fd: int, limit: int) -> bytes:
 
 
 def _said(error: BaseException) -> str:
-    if isinstance(error, OSError) and error.strerror:
-        return f"connect: {error.strerror.lower()}" if error.errno else str(error)
-    return str(error) or type(error).__name__
+    """The system's words: `connect: connection refused`."""
+    number = error.errno if isinstance(error, OSError) else None
+    if isinstance(error, aiohttp.ClientConnectorError):
+        number = error.os_error.errno or number
+    return f"connect: {os.strerror(number).lower()}" if number else str(error) or type(error).__name__

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import cast
 
 import aiohttp
+import msgspec
 import structlog
 
 from meltem.clock import Clock, SystemClock
@@ -96,11 +97,16 @@ class CachedImages:
         return self._table
 
 
-def node_kubeconfig(config: ClusterConfig) -> KubeConfig:
-    """The administrator's, through the host's end of the veth."""
-    import msgspec
+def node_kubeconfig(config: ClusterConfig, *, patience: float = _SERVER_PATIENCE) -> KubeConfig:
+    """`<home>/node.kubeconfig`, else the administrator's, with the API server's address on the host's end of the veth.
 
-    found = load_kubeconfig(str(config.kubeconfig))
+    Waits for the file: a first API server is just writing it, and needs the address that this process has made.
+    """
+    own = config.path / "node.kubeconfig"
+    deadline = time.monotonic() + patience
+    while not (own.exists() or config.kubeconfig.exists()) and time.monotonic() < deadline:
+        time.sleep(0.05)
+    found = load_kubeconfig(str(own if own.exists() else config.kubeconfig))
     return msgspec.structs.replace(found, server=f"https://{config.host_ip}:{config.api_port}")
 
 
