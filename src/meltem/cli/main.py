@@ -1,0 +1,126 @@
+"""`istioctl`: everything a person types.
+
+To add a verb: write `meltem/cli/<verb>.py` with a command made by `@command()` (or `@group()`) of `meltem.cli.base`, and
+add one line to `VERBS` (or `EXPERIMENTAL`) below: its name, where it is, one line of help, and its aliases. The module
+is imported only when the verb is used, so `istioctl --help` stays fast: keep imports of the other rooms out of
+`main.py` and `base.py`.
+
+Exit codes: 0 · 1 something failed · 64 the command line cannot be read · 65 a resource cannot be used · 79 `analyze`
+found problems · 130 Ctrl-C.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import click
+
+from meltem.cli.base import Globals, LazyGroup, Verb
+
+EXPERIMENTAL = (
+    Verb("check-inject", "meltem.cli.check_inject:check_inject", "Shows why a pod is, or would be, injected or not"),
+    Verb("injector", "meltem.cli.injector:injector", "Lists sidecar injectors and what they inject"),
+    Verb("precheck", "meltem.cli.precheck:precheck", "Checks whether the cluster can take an installation or upgrade"),
+    Verb("uninstall", "meltem.cli.uninstall:uninstall", "The same as istioctl uninstall", hidden=True),
+)
+
+VERBS = (
+    Verb("completion", "meltem.cli.completion:completion", "Generates completion for a shell"),
+    Verb("install", "meltem.cli.install:install", "Installs or reconfigures Meltem in a cluster", aliases=("apply",)),
+    Verb("kube-inject", "meltem.cli.kube_inject:kube_inject", "Adds the proxy to Kubernetes resources in files"),
+    Verb("manifest", "meltem.cli.manifest:manifest", "Generates and compares manifests"),
+    Verb("operator", "meltem.cli.operator:operator", "Installs, shows and removes the operator"),
+    Verb("profile", "meltem.cli.profile:profile", "Lists, shows and compares configuration profiles"),
+    Verb("tag", "meltem.cli.tag:tag", "Manages revision tags: names that stand for a revision"),
+    Verb("uninstall", "meltem.cli.uninstall:uninstall", "Removes Meltem from a cluster"),
+    Verb("upgrade", "meltem.cli.install:upgrade", "Upgrades Meltem in place"),
+    Verb("verify-install", "meltem.cli.verify_install:verify_install", "Checks that an installation is complete"),
+    Verb("version", "meltem.cli.version:version", "Shows versions of client, control plane and data plane"),
+)
+
+_HELP = """Meltem: a service mesh and ingress controller that speaks Istio.
+
+Start with `istioctl install --set profile=demo` on a Kubernetes cluster, or `istioctl local up` on this machine alone.
+"""
+
+
+@click.group(cls=LazyGroup, verbs=VERBS, name="istioctl", help=_HELP)
+@click.pass_context
+def cli(context: click.Context) -> None:
+    context.ensure_object(Globals)
+
+
+@click.group(
+    cls=LazyGroup,
+    verbs=EXPERIMENTAL,
+    name="experimental",
+    help="Commands whose form may still change.",
+    short_help="Commands whose form may still change",
+)
+def experimental() -> None:
+    pass
+
+
+cli.add_command(experimental)
+cli.add_alias("x", "experimental")
+cli.add_alias("exp", "experimental")
+
+
+def main() -> None:
+    """The console script."""
+    try:
+        sys.exit(run(sys.argv[1:]))
+    except BrokenPipeError:
+        # Whoever read our output has gone; closing it again must not complain either.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+def run(arguments: list[str]) -> int:
+    """Runs one command line; returns the exit code. Errors are printed, never raised."""
+    try:
+        result: object = cli.main(arguments, prog_name="istioctl", standalone_mode=False)
+    except click.exceptions.Exit as stop:
+        return stop.exit_code
+    except click.exceptions.Abort:
+        click.echo("Aborted.", err=True)
+        return 130
+    except click.UsageError as error:
+        click.echo(f"Error: {error.format_message()}", err=True)
+        where = error.ctx.command_path if error.ctx is not None else "istioctl"
+        click.echo(f"Run '{where} --help' for usage.", err=True)
+        return 64
+    except click.ClickException as error:
+        click.echo(f"Error: {error.format_message()}", err=True)
+        return 1
+    except (KeyboardInterrupt, EOFError):
+        return 130
+    except BrokenPipeError:
+        raise
+    except Exception as error:
+        return _failed(error)
+    return result if isinstance(result, int) and not isinstance(result, bool) else 0
+
+
+def _innermost(error: Exception) -> Exception:
+    """What a group of tasks failed with, when it is one thing."""
+    if isinstance(error, ExceptionGroup):
+        inner: tuple[Exception, ...] = error.exceptions  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
+        if len(inner) == 1:
+            return _innermost(inner[0])
+    return error
+
+
+def _failed(error: Exception) -> int:
+    from meltem.errors import InvalidResource, MeltemError
+
+    error = _innermost(error)
+    if not isinstance(error, (MeltemError, OSError)):
+        raise error
+    click.echo(f"Error: {error}", err=True)
+    return 65 if isinstance(error, InvalidResource) else 1
+
+
+if __name__ == "__main__":
+    main()

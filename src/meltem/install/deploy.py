@@ -1,0 +1,214 @@
+"""Puts rendered components into a cluster: server-side apply, waiting, pruning; and takes them out again.
+
+In: a client, the components of `render`. Out: the cluster as asked, progress told to a `Reporter`. What earlier versions
+of the same installation made and this one does not is deleted; it is found by the ownership labels.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import groupby
+from typing import Protocol
+
+from meltem.clock import Clock
+from meltem.errors import ApiError, MeltemError, NotFound, UserError
+from meltem.gotemplate.chart import install_rank
+from meltem.install.render import (
+    COMPONENT_LABEL,
+    OWNER_LABEL,
+    OWNER_NAMESPACE_LABEL,
+    REVISION_LABEL,
+    Component,
+    describe,
+)
+from meltem.install.spec import Installation
+from meltem.install.wait import until_ready
+from meltem.kube.client import KubeClient
+from meltem.kube.resource_types import NAMESPACES
+from meltem.objects import JsonObject, labels_of, name_of, namespace_of, str_at
+
+FIELD_MANAGER = "istio-operator"
+_AT_ONCE = 8
+_CORE, _APPS, _RBAC = "v1", "apps/v1", "rbac.authorization.k8s.io/v1"
+_ADMISSION = "admissionregistration.k8s.io/v1"
+PRUNED_KINDS = (
+    (_ADMISSION, "MutatingWebhookConfiguration"),
+    (_ADMISSION, "ValidatingWebhookConfiguration"),
+    ("autoscaling/v2", "HorizontalPodAutoscaler"),
+    ("policy/v1", "PodDisruptionBudget"),
+    (_APPS, "Deployment"),
+    (_APPS, "DaemonSet"),
+    (_CORE, "Service"),
+    ("discovery.k8s.io/v1", "EndpointSlice"),
+    (_CORE, "ConfigMap"),
+    (_CORE, "Secret"),
+    (_RBAC, "RoleBinding"),
+    (_RBAC, "Role"),
+    (_RBAC, "ClusterRoleBinding"),
+    (_RBAC, "ClusterRole"),
+    (_CORE, "ServiceAccount"),
+    (_CORE, "ResourceQuota"),
+    ("networking.k8s.io/v1", "NetworkPolicy"),
+)
+"""Kinds that an installation makes, in the order in which they are deleted. Webhooks first: with nothing behind them
+they would stop pods from being made. Resource definitions are last, and only with --purge: users' resources go with
+them."""
+CRD_KIND = ("apiextensions.k8s.io/v1", "CustomResourceDefinition")
+
+
+class Reporter(Protocol):
+    """Hears what happens: `note` for a line that stays, `busy` for what is going on now."""
+
+    def note(self, line: str) -> None: ...
+
+    def busy(self, line: str) -> None: ...
+
+
+class ApplyFailed(MeltemError):
+    """An object was refused; `where` is the object."""
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """`timeout` is seconds for each component; `force` goes on after a failure and takes fields over."""
+
+    timeout: float = 300.0
+    dry_run: bool = False
+    force: bool = False
+    wait: bool = True
+
+
+_DONE = {
+    "Base": "Istio core installed ⛵️",
+    "Pilot": "Istiod installed 🧠",
+    "IstiodRemote": "Istiod remote installed 🧠",
+    "Cni": "CNI installed 🪢",
+    "EgressGateways": "Egress gateways installed 🛫",
+    "IngressGateways": "Ingress gateways installed 🛬",
+}
+
+
+async def deploy(
+    client: KubeClient,
+    installation: Installation,
+    components: Sequence[Component],
+    *,
+    clock: Clock,
+    report: Reporter,
+    options: Options,
+) -> None:
+    """Applies every component in order and waits for each; raises ApplyFailed or NotReady naming the object."""
+    if not options.dry_run:
+        for namespace in dict.fromkeys([installation.namespace, *(c.namespace for c in components)]):
+            await _namespace(client, namespace)
+    done: set[str] = set()
+    for component in components:
+        report.busy(f"Processing resources for {component.title}.")
+        await apply_objects(client, component.objects, options)
+        if not options.dry_run and options.wait:
+            await until_ready(client, component.objects, clock=clock, timeout=options.timeout, report=report.busy)
+        later = any(c.key == component.key for c in components[components.index(component) + 1 :])
+        if component.key not in done and not later:
+            done.add(component.key)
+            report.note(f"✔ {_DONE.get(component.key, component.title + ' installed')}")
+    if not options.dry_run:
+        report.busy("Pruning removed resources.")
+        for obj in await surplus(client, installation, components):
+            await _delete(client, obj, report)
+
+
+async def _namespace(client: KubeClient, name: str) -> None:
+    try:
+        await client.get(NAMESPACES, name)
+    except NotFound:
+        manifest: JsonObject = {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name}}
+        await client.apply(manifest, field_manager=FIELD_MANAGER)
+
+
+async def apply_objects(client: KubeClient, objects: Iterable[JsonObject], options: Options) -> None:
+    """Applies objects in install order, those of one kind together."""
+    limit = asyncio.Semaphore(_AT_ONCE)
+
+    async def one(obj: JsonObject) -> None:
+        async with limit:
+            try:
+                await client.apply(obj, field_manager=FIELD_MANAGER, force=True, dry_run=options.dry_run)
+            except ApiError as error:
+                raise ApplyFailed(str(error), where=describe(obj)) from None
+
+    ordered = sorted(objects, key=lambda o: install_rank(str_at(o, "kind")))
+    for _, group in groupby(ordered, key=lambda o: install_rank(str_at(o, "kind"))):
+        try:
+            async with asyncio.TaskGroup() as tasks:
+                for obj in group:
+                    tasks.create_task(one(obj))
+        except ExceptionGroup as failures:
+            raise _first(failures) from None
+
+
+def _first(failures: ExceptionGroup[Exception]) -> Exception:
+    """The failure that a person is told; several of one kind become one message."""
+    told = [f for f in failures.exceptions if isinstance(f, ApplyFailed)]
+    if len(told) > 1:
+        return ApplyFailed("several objects were refused:\n" + "\n".join(f"  {f}" for f in told))
+    return told[0] if told else failures.exceptions[0]
+
+
+async def owned(client: KubeClient, selector: str, kinds: Iterable[tuple[str, str]]) -> list[JsonObject]:
+    """Every object of `kinds` that `selector` selects, in the order of `kinds`; kinds not served are left out."""
+    out: list[JsonObject] = []
+    for api_version, kind in kinds:
+        try:
+            rt = await client.resource_type(api_version, kind)
+            found = await client.list(rt, label_selector=selector)
+        except NotFound:
+            continue
+        out += found.items
+    return out
+
+
+def _key(obj: JsonObject) -> tuple[str, str, str]:
+    return str_at(obj, "kind"), namespace_of(obj), name_of(obj)
+
+
+async def surplus(client: KubeClient, installation: Installation, components: Sequence[Component]) -> list[JsonObject]:
+    """What this installation's labels claim and the components do not hold."""
+    wanted = {_key(obj) for component in components for obj in component.objects}
+    selector = f"{OWNER_LABEL}={installation.owner},{OWNER_NAMESPACE_LABEL}={installation.namespace}"
+    found = await owned(client, selector, PRUNED_KINDS)
+    return [o for o in found if _key(o) not in wanted and labels_of(o).get(COMPONENT_LABEL)]
+
+
+async def _delete(client: KubeClient, obj: JsonObject, report: Reporter | None = None) -> None:
+    rt = await client.resource_type(str_at(obj, "apiVersion"), str_at(obj, "kind"))
+    try:
+        await client.delete(rt, name_of(obj), namespace_of(obj) if rt.namespaced else "", propagation="Background")
+    except NotFound:
+        return
+    except ApiError as error:
+        raise ApplyFailed(f"cannot be deleted: {error}", where=describe(obj)) from None
+    if report is not None:
+        report.note(f"  Removed {describe(obj)}")
+
+
+async def installed(client: KubeClient, *, revision: str = "", purge: bool = False) -> list[JsonObject]:
+    """What is there to uninstall: everything of Meltem (`purge`), or what belongs to one revision."""
+    if purge:
+        found = await owned(client, COMPONENT_LABEL, [*PRUNED_KINDS, CRD_KIND])
+        return found
+    if not revision:
+        raise UserError("needs --revision or --purge", where="uninstall")
+    selector = f"{COMPONENT_LABEL},{REVISION_LABEL}={revision}"
+    found = await owned(client, selector, PRUNED_KINDS)
+    return [o for o in found if labels_of(o).get(COMPONENT_LABEL) != "Base"]
+
+
+async def remove(client: KubeClient, objects: Iterable[JsonObject], report: Reporter, *, dry_run: bool = False) -> None:
+    """Deletes objects in the order given."""
+    for obj in objects:
+        if dry_run:
+            report.note(f"  Would remove {describe(obj)}")
+        else:
+            await _delete(client, obj, report)
