@@ -112,6 +112,15 @@ class Tunnel:
         while self._transport.get_write_buffer_size() > _HIGH_WATER and not self._transport.is_closing():
             await asyncio.sleep(0.005)  # aiohttp owns the connection's flow control callbacks
 
+    async def finish(self) -> None:
+        """Lets what is written reach the client, then closes the connection."""
+        for _ in range(400):
+            if self._transport.is_closing() or self._transport.get_write_buffer_size() == 0:
+                break
+            await asyncio.sleep(0.005)
+        if not self._transport.is_closing():
+            self._transport.close()
+
     async def _resume(self) -> None:
         try:
             if self._writer is not None:

@@ -89,7 +89,9 @@ async def delete_entry(core: Core, call: Call, entry: Entry, options: DeleteOpti
     """Deletes one object, or marks it; (its last state, is it gone?). Raises Conflict for unmet preconditions."""
     for _ in range(_ATTEMPTS):
         _check_preconditions(call, entry, options)
-        await core.admission.validate(_attributes(call, entry, options), call.warnings)
+        attributes = _attributes(call, entry, options)
+        await core.admission.mutate(attributes, call.warnings)
+        await core.admission.validate(attributes, call.warnings)
         current = core.store.head(entry.key)
         if current is not entry:
             if current is None:

@@ -16,7 +16,7 @@ import msgspec
 
 from meltem.errors import ApiError, BadRequest, Forbidden, MeltemError, ServerError, api_error
 from meltem.local.apiserver.admission.builtin import with_object
-conditions_met = None
+from meltem.local.apiserver.admission.conditions import conditions_met
 from meltem.local.apiserver.admission.matching import Target, matching_resource, selected
 from meltem.local.apiserver.conversion import WebhookConverter, convert
 from meltem.local.apiserver.core import Attributes, User
