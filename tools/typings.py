@@ -42,6 +42,8 @@ def main() -> int:
             f"--pyi_out={target}",
         ]
         subprocess.run([*command, *wanted], check=True)
+    # `google` stays whole with the stubs of types-protobuf: a partial package here would hide them.
+    shutil.rmtree(target / "google", ignore_errors=True)
     for folder in {p.parent for p in target.rglob("*.pyi")}:
         for one in (folder, *folder.relative_to(target).parents):
             (target / one / "__init__.pyi").touch()

@@ -168,6 +168,12 @@ class Mesh:
             for c in (self.slice_endpoints, self.listed_endpoints, self.selected_endpoints)
         ]
 
+        self.identities: Collection[ServiceKey, tuple[str, ...]] = graph.derive(
+            "identities",
+            self.services,
+            lambda r, k, _v: {k: tuple(sorted({e.identity for e in self.endpoints_of(r, k) if e.identity}))},
+        )
+
     def endpoints_of(self, reader: Reader, service: ServiceKey) -> list[Endpoint]:
         """All endpoints of a service, in an order that does not depend on history."""
         found: list[Endpoint] = []

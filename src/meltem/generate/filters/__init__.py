@@ -1,0 +1,1 @@
+"""The filters of a listener, one file a concern; `chain.py` puts them in Istio's order."""

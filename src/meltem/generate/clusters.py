@@ -1,0 +1,355 @@
+"""Clusters: outbound ones from `ClusterView`, a workload's own from `InboundPort`, and the fixed ones.
+
+In: units of view. Out: `cluster.Cluster` resources under Istio's names.
+
+Source: https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/config/cluster/v3/cluster.proto
+"""
+
+from __future__ import annotations
+
+from meltem import envoyapi as api
+from meltem.envoyapi import Resource
+from meltem.generate import endpoints, names, tls
+from meltem.generate.balancing import apply_load_balancer
+from meltem.graph.model import Protocol, Resolution
+from meltem.resources import networking
+from meltem.view.units import ClusterView, InboundPort, InboundView, MeshOptions
+
+C = api.cluster.Cluster
+HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
+MAX_UINT32 = 4294967295
+
+_TYPES = {
+    Resolution.ENDPOINTS: C.EDS,
+    Resolution.PASSTHROUGH: C.ORIGINAL_DST,
+    Resolution.DNS: C.STRICT_DNS,
+    Resolution.DNS_ROUND_ROBIN: C.LOGICAL_DNS,
+}
+
+
+def outbound(view: ClusterView) -> Resource:
+    """The cluster of one service port or subset."""
+    policy = view.policy
+    pool = policy.connection_pool if policy is not None else None
+    message = C(
+        name=view.name,
+        connect_timeout=api.duration(_connect_timeout(pool, view.mesh)),
+        circuit_breakers={"thresholds": [_thresholds(pool, policy)]},
+        metadata=_metadata(view),
+        common_lb_config={},
+    )
+    if view.resolution is Resolution.DYNAMIC_DNS:
+        _dynamic_dns(message, view)
+    else:
+        message.type = _TYPES[view.resolution]
+    if view.resolution is Resolution.ENDPOINTS:
+        message.eds_cluster_config.eds_config.ads.SetInParent()
+        message.eds_cluster_config.eds_config.resource_api_version = api.config_source.V3
+        message.eds_cluster_config.eds_config.initial_fetch_timeout.SetInParent()
+        message.eds_cluster_config.service_name = view.name
+    elif view.resolution is Resolution.PASSTHROUGH:
+        message.lb_policy = C.CLUSTER_PROVIDED
+    elif view.resolution in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN):
+        _dns(message, view)
+    if view.resolution not in (Resolution.PASSTHROUGH, Resolution.DYNAMIC_DNS):
+        apply_load_balancer(message, policy.load_balancer if policy is not None else None, view.mesh.locality)
+    if policy is not None and policy.outlier_detection is not None:
+        _outliers(message, policy.outlier_detection)
+    _keepalive(message, pool, view.mesh)
+    _http_options(message, view, pool)
+    _transport(message, view)
+    return api.resource(api.CLUSTER, view.name, message)
+
+
+def _connect_timeout(pool: networking.ConnectionPool | None, mesh: MeshOptions) -> float:
+    own = pool.tcp.connect_timeout if pool is not None and pool.tcp is not None else None
+    return float(own) if own is not None else mesh.connect_timeout
+
+
+def _thresholds(
+    pool: networking.ConnectionPool | None, policy: networking.TrafficPolicy | None
+) -> api.circuit_breaker.CircuitBreakers.Thresholds:
+    """Nothing is limited unless the rule says so (Envoy's own defaults would be 1024)."""
+    tcp = pool.tcp if pool is not None else None
+    http = pool.http if pool is not None else None
+    made = api.circuit_breaker.CircuitBreakers.Thresholds(
+        max_connections={"value": (tcp.max_connections if tcp is not None else 0) or MAX_UINT32},
+        max_pending_requests={"value": (http.http1_max_pending_requests if http is not None else 0) or MAX_UINT32},
+        max_requests={"value": (http.http2_max_requests if http is not None else 0) or MAX_UINT32},
+        max_retries={"value": (http.max_retries if http is not None else 0) or MAX_UINT32},
+        track_remaining=True,
+    )
+    budget = policy.retry_budget if policy is not None else None
+    if budget is not None:
+        made.retry_budget.budget_percent.value = budget.percent if budget.percent is not None else 20.0
+        made.retry_budget.min_retry_concurrency.value = budget.min_retry_concurrency or 3
+    return made
+
+
+def _metadata(view: ClusterView) -> api.base.Metadata:
+    """What telemetry reads: the service, the subset and the destination rule."""
+    struct = api.struct_pb2.Struct()
+    struct["services"] = [{"host": view.hostname, "name": view.service_name, "namespace": view.namespace}]
+    if view.policy_source:
+        namespace, _, name = view.policy_source.partition("/")
+        struct["config"] = f"/apis/networking.istio.io/v1/namespaces/{namespace}/destination-rule/{name}"
+    if view.subset:
+        struct["subset"] = view.subset
+    return api.base.Metadata(filter_metadata={"istio": struct})
+
+
+def _dns(message: C, view: ClusterView) -> None:
+    message.dns_lookup_family = C.V4_ONLY if not view.ipv6 else (C.ALL if view.ipv4 else C.V6_ONLY)
+    message.dns_refresh_rate.CopyFrom(api.duration(view.mesh.dns_refresh_rate))
+    message.dns_jitter.CopyFrom(api.duration(0.1))
+    message.respect_dns_ttl = True
+    message.load_assignment.CopyFrom(endpoints.inline(view.name, view.endpoints, view.locality))
+
+
+def _dynamic_dns(message: C, view: ClusterView) -> None:
+    """A wildcard host whose real name is in the request (SNI or Host): resolved when it is called."""
+    message.lb_policy = C.CLUSTER_PROVIDED
+    message.cluster_type.name = "envoy.clusters.dynamic_forward_proxy"
+    message.cluster_type.typed_config.CopyFrom(
+        api.pack(api.dfp_cluster.ClusterConfig(dns_cache_config=dns_cache(view.ipv4, view.ipv6)))
+    )
+
+
+def dns_cache(ipv4: bool, ipv6: bool) -> api.dns_cache.DnsCacheConfig:
+    family = "V4_ONLY" if not ipv6 else ("ALL" if ipv4 else "V6_ONLY")
+    return api.dns_cache.DnsCacheConfig(
+        name=f"dynamic_dns_{family.lower()}", dns_lookup_family=getattr(C, family), dns_refresh_rate={"seconds": 60}
+    )
+
+
+def _outliers(message: C, rule: networking.OutlierDetection) -> None:
+    """Istio's mapping: gateway errors and 5xx each on their own, success rate off, panic threshold 0 unless said."""
+    made = message.outlier_detection
+    made.enforcing_success_rate.value = 0
+    made.enforcing_failure_percentage.value = 0
+    gateway_errors = rule.consecutive_gateway_errors
+    if gateway_errors is not None:
+        made.consecutive_gateway_failure.value = gateway_errors
+        made.enforcing_consecutive_gateway_failure.value = 100 if gateway_errors else 0
+    errors = rule.consecutive_5xx_errors
+    if errors is None and rule.consecutive_errors:
+        errors = rule.consecutive_errors
+    if errors is not None:
+        made.consecutive_5xx.value = errors
+        made.enforcing_consecutive_5xx.value = 100 if errors else 0
+    if rule.interval is not None:
+        made.interval.CopyFrom(api.duration(float(rule.interval)))
+    if rule.base_ejection_time is not None:
+        made.base_ejection_time.CopyFrom(api.duration(float(rule.base_ejection_time)))
+    if rule.max_ejection_percent:
+        made.max_ejection_percent.value = rule.max_ejection_percent
+    if rule.split_external_local_origin_errors:
+        made.split_external_local_origin_errors = True
+        local = rule.consecutive_local_origin_failures
+        if local:
+            made.consecutive_local_origin_failure.value = local
+            made.enforcing_consecutive_local_origin_failure.value = 100
+        made.enforcing_local_origin_success_rate.value = 0
+    message.common_lb_config.healthy_panic_threshold.value = float(rule.min_health_percent)
+
+
+def _keepalive(message: C, pool: networking.ConnectionPool | None, mesh: MeshOptions) -> None:
+    own = pool.tcp.tcp_keepalive if pool is not None and pool.tcp is not None else None
+    keepalive = own or mesh.tcp_keepalive
+    if keepalive is None:
+        return
+    made = message.upstream_connection_options.tcp_keepalive
+    made.SetInParent()
+    if keepalive.probes:
+        made.keepalive_probes.value = keepalive.probes
+    if keepalive.time is not None:
+        made.keepalive_time.value = int(keepalive.time)
+    if keepalive.interval is not None:
+        made.keepalive_interval.value = int(keepalive.interval)
+
+
+def _http_options(message: C, view: ClusterView, pool: networking.ConnectionPool | None) -> None:
+    """HTTP/2 where the port says so or the rule upgrades, the client's own version where it is sniffed."""
+    http = pool.http if pool is not None else None
+    upgrade = http is not None and http.h2_upgrade_policy == "UPGRADE"
+    if http is None or http.h2_upgrade_policy == "DEFAULT":
+        upgrade = upgrade or (view.mesh.h2_upgrade and not view.external)
+    http2 = view.protocol.is_http2 or (upgrade and view.protocol is Protocol.HTTP)
+    use_client = view.protocol is Protocol.AUTO or (http is not None and http.use_client_protocol)
+    wants = http2 or use_client or http is not None or (pool is not None and pool.tcp is not None)
+    if not wants or not (view.protocol.is_http or view.protocol is Protocol.AUTO):
+        return
+    options = api.http_protocol_options.HttpProtocolOptions()
+    http2_options = api.protocol.Http2ProtocolOptions()
+    if http is not None and http.max_concurrent_streams:
+        http2_options.max_concurrent_streams.value = http.max_concurrent_streams
+    if http is not None and http.http2_keep_alive is not None:
+        ping = http.http2_keep_alive
+        if ping.interval is not None:
+            http2_options.connection_keepalive.interval.CopyFrom(api.duration(float(ping.interval)))
+        if ping.timeout is not None:
+            http2_options.connection_keepalive.timeout.CopyFrom(api.duration(float(ping.timeout)))
+    if use_client:
+        options.use_downstream_protocol_config.http_protocol_options.SetInParent()
+        options.use_downstream_protocol_config.http2_protocol_options.CopyFrom(http2_options)
+    elif http2:
+        options.explicit_http_config.http2_protocol_options.CopyFrom(http2_options)
+    else:
+        options.explicit_http_config.http_protocol_options.SetInParent()
+    common = options.common_http_protocol_options
+    if http is not None and http.idle_timeout is not None:
+        common.idle_timeout.CopyFrom(api.duration(float(http.idle_timeout)))
+    if http is not None and http.max_requests_per_connection:
+        common.max_requests_per_connection.value = http.max_requests_per_connection
+    tcp = pool.tcp if pool is not None else None
+    if tcp is not None and tcp.max_connection_duration is not None:
+        common.max_connection_duration.CopyFrom(api.duration(float(tcp.max_connection_duration)))
+    message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(api.pack(options))
+
+
+def _alpn(view: ClusterView) -> tuple[str, ...]:
+    """What mutual TLS offers: the server tells HTTP from TCP by it."""
+    if view.protocol.is_http2:
+        return tls.ALPN_H2_ISTIO
+    return tls.ALPN_HTTP_ISTIO if view.protocol.is_http else tls.ALPN_TCP
+
+
+def _transport(message: C, view: ClusterView) -> None:
+    settings = view.policy.tls if view.policy is not None else None
+    if view.auto_mtls:
+        _auto_mtls(message, view)
+    elif settings is not None and settings.mode == "ISTIO_MUTUAL":
+        sans = settings.subject_alt_names or view.default_sans
+        message.transport_socket.CopyFrom(tls.socket(tls.mesh_client(sans, settings.sni or view.sni, _alpn(view))))
+    elif settings is not None and settings.mode in ("SIMPLE", "MUTUAL"):
+        alpn = ("h2",) if HTTP_OPTIONS in message.typed_extension_protocol_options and view.protocol.is_http2 else ()
+        context = tls.client(settings, sni=settings.sni, alpn=alpn, default_sans=view.default_sans)
+        if not settings.sni and view.protocol.is_http:
+            context.auto_host_sni = True
+        message.transport_socket.CopyFrom(tls.socket(context))
+    if view.policy is not None and view.policy.proxy_protocol is not None:
+        _proxy_protocol(message, view.policy.proxy_protocol)
+
+
+def _auto_mtls(message: C, view: ClusterView) -> None:
+    """Mutual TLS to endpoints that are marked as taking it, plain to the others."""
+    context = tls.mesh_client(view.default_sans, view.sni, _alpn(view))
+    tls_match = api.struct([("tlsMode", "istio")])
+    message.transport_socket_matches.add(name="tlsMode-istio", match=tls_match, transport_socket=tls.socket(context))
+    message.transport_socket_matches.add(
+        name="tlsMode-disabled", match=api.struct_pb2.Struct(), transport_socket=tls.raw_socket()
+    )
+
+
+def _proxy_protocol(message: C, settings: networking.ProxyProtocol) -> None:
+    inner = message.transport_socket if message.HasField("transport_socket") else tls.raw_socket()
+    version = api.proxy_protocol.ProxyProtocolConfig.V2 if settings.version == "V2" else (
+        api.proxy_protocol.ProxyProtocolConfig.V1
+    )  # fmt: skip
+    wrapped = api.upstream_proxy_protocol.ProxyProtocolUpstreamTransport(
+        config={"version": version}, transport_socket=inner
+    )
+    message.transport_socket.CopyFrom(
+        api.base.TransportSocket(name="envoy.transport_sockets.upstream_proxy_protocol", typed_config=api.pack(wrapped))
+    )
+
+
+# --- a workload's own ---
+
+
+def inbound(view: InboundView) -> list[Resource]:
+    """One cluster a port: to the application, by the address that the connection was meant for or a fixed one."""
+    made = {p.cluster: _inbound(view, p) for p in view.ports}
+    passthrough = [_inbound_passthrough(view, 4)] if view.ipv4 else []
+    if view.ipv6:
+        passthrough.append(_inbound_passthrough(view, 6))
+    return [*made.values(), *passthrough]
+
+
+def _inbound(view: InboundView, port: InboundPort) -> Resource:
+    tcp = port.pool.tcp if port.pool is not None else None
+    message = C(
+        name=port.cluster,
+        connect_timeout=api.duration(_connect_timeout(port.pool, view.mesh)),
+        circuit_breakers={"thresholds": [_thresholds(port.pool, None)]},
+        metadata={
+            "filter_metadata": {
+                "istio": {
+                    "services": [{"host": h, "namespace": ns, "name": n} for h, ns, n in port.services],
+                }
+            }
+        },
+    )
+    if port.address.startswith("unix://"):
+        message.type = C.STATIC
+        message.load_assignment.CopyFrom(endpoints.to_pipe(port.cluster, port.address.removeprefix("unix://")))
+    elif port.address or view.mesh.inbound_localhost:
+        message.type = C.STATIC
+        address = port.address or ("127.0.0.1" if view.ipv4 else "::1")
+        message.load_assignment.CopyFrom(endpoints.to_address(port.cluster, address, port.target))
+    else:
+        message.type = C.ORIGINAL_DST
+        message.lb_policy = C.CLUSTER_PROVIDED
+        if port.target and port.target != port.port:
+            message.original_dst_lb_config.upstream_port_override.value = port.target
+        _bind_loopback(message, view.ipv4)
+    if port.protocol.is_http2:
+        options = api.http_protocol_options.HttpProtocolOptions(explicit_http_config={"http2_protocol_options": {}})
+        message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(api.pack(options))
+    elif port.protocol.is_http or port.protocol is Protocol.AUTO:
+        options = api.http_protocol_options.HttpProtocolOptions(
+            use_downstream_protocol_config={"http_protocol_options": {}, "http2_protocol_options": {}}
+        )
+        message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(api.pack(options))
+    if tcp is not None:
+        _keepalive(message, port.pool, view.mesh)
+    return api.resource(api.CLUSTER, port.cluster, message)
+
+
+def _bind_loopback(message: C, ipv4: bool) -> None:
+    """To the application from 127.0.0.6, so that the capture rules know it for the proxy's own and let it be."""
+    address = message.upstream_bind_config.source_address
+    address.address = "127.0.0.6" if ipv4 else "::6"
+    address.port_value = 0
+
+
+def _inbound_passthrough(view: InboundView, family: int) -> Resource:
+    name = names.INBOUND_PASSTHROUGH_V4 if family == 4 else names.INBOUND_PASSTHROUGH_V6
+    message = C(
+        name=name,
+        type=C.ORIGINAL_DST,
+        lb_policy=C.CLUSTER_PROVIDED,
+        connect_timeout=api.duration(view.mesh.connect_timeout),
+        circuit_breakers={"thresholds": [_thresholds(None, None)]},
+    )
+    _bind_loopback(message, family == 4)
+    options = api.http_protocol_options.HttpProtocolOptions(
+        use_downstream_protocol_config={"http_protocol_options": {}, "http2_protocol_options": {}}
+    )
+    message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(api.pack(options))
+    return api.resource(api.CLUSTER, name, message)
+
+
+# --- fixed ones ---
+
+
+def passthrough(mesh: MeshOptions) -> Resource:
+    """To where the caller meant to go."""
+    options = api.http_protocol_options.HttpProtocolOptions(
+        use_downstream_protocol_config={"http_protocol_options": {}, "http2_protocol_options": {}}
+    )
+    message = C(
+        name=names.PASSTHROUGH_CLUSTER,
+        type=C.ORIGINAL_DST,
+        lb_policy=C.CLUSTER_PROVIDED,
+        connect_timeout=api.duration(mesh.connect_timeout),
+        circuit_breakers={"thresholds": [_thresholds(None, None)]},
+        typed_extension_protocol_options={HTTP_OPTIONS: api.pack(options)},
+    )
+    return api.resource(api.CLUSTER, names.PASSTHROUGH_CLUSTER, message)
+
+
+def blackhole(mesh: MeshOptions) -> Resource:
+    """To nowhere."""
+    message = C(name=names.BLACKHOLE_CLUSTER, type=C.STATIC, connect_timeout=api.duration(mesh.connect_timeout))
+    return api.resource(api.CLUSTER, names.BLACKHOLE_CLUSTER, message)

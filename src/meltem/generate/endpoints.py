@@ -1,0 +1,121 @@
+"""Endpoints: ClusterLoadAssignments by locality, with priorities where localities fail over.
+
+In: which endpoints (`EndpointsKey`) and the endpoints. Out: `endpoint.ClusterLoadAssignment`.
+
+Source: https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/config/endpoint/v3/endpoint.proto, and Istio's locality load
+balancing (https://istio.io/latest/docs/tasks/traffic-management/locality-load-balancing).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import msgspec
+
+from meltem import envoyapi as api
+from meltem.envoyapi import Resource
+from meltem.generate import locality
+from meltem.graph.model import Endpoint, Health
+from meltem.resources import networking
+from meltem.resources.base import decode_hook
+from meltem.view.units import EndpointsKey
+
+E = api.endpoint
+LbEndpoint = api.endpoint_components.LbEndpoint
+Group = tuple[tuple[str, str, str], list[tuple[Endpoint, int]]]
+
+_HEALTH = {
+    Health.HEALTHY: api.health_check.UNKNOWN,
+    Health.UNHEALTHY: api.health_check.UNHEALTHY,
+    Health.DRAINING: api.health_check.DRAINING,
+}
+
+
+def assignment(key: EndpointsKey, port_name: str, endpoints: Iterable[Endpoint]) -> Resource:
+    """The endpoints of one cluster, as clients of the key's place see them. `port_name`: of the service's port."""
+    chosen = [e for e in endpoints if _belongs(key, port_name, e)]
+    message = E.ClusterLoadAssignment(cluster_name=key.name)
+    setting = _setting(key.balance)
+    for group in locality.arrange(chosen, key, setting):
+        where = message.endpoints.add(priority=group.priority)
+        _locality(where, group.locality)
+        where.load_balancing_weight.value = group.weight
+        where.lb_endpoints.extend(_endpoint(e) for e in group.endpoints)
+    return api.resource(api.ENDPOINT, key.name, message)
+
+
+def _belongs(key: EndpointsKey, port_name: str, endpoint: Endpoint) -> bool:
+    if endpoint.service_port != port_name or endpoint.health is Health.UNHEALTHY:
+        return False
+    if key.labels and not set(key.labels) <= set(endpoint.labels):
+        return False
+    if key.node and endpoint.node != key.node:
+        return False
+    return not (key.cluster_local and key.cluster and endpoint.cluster != key.cluster)
+
+
+def _setting(text: str) -> networking.LocalityLoadBalancer | None:
+    if not text:
+        return None
+    return msgspec.json.decode(text, type=networking.LocalityLoadBalancer, dec_hook=decode_hook)
+
+
+def _locality(where: api.endpoint_components.LocalityLbEndpoints, place: tuple[str, str, str]) -> None:
+    region, zone, subzone = place
+    where.locality.SetInParent()
+    if region or zone or subzone:
+        where.locality.region, where.locality.zone, where.locality.sub_zone = region, zone, subzone
+
+
+def _endpoint(endpoint: Endpoint) -> LbEndpoint:
+    made = LbEndpoint(health_status=_HEALTH[endpoint.health], load_balancing_weight={"value": max(1, endpoint.weight)})
+    if endpoint.address.startswith("unix://"):
+        made.endpoint.address.pipe.path = endpoint.address.removeprefix("unix://")
+    else:
+        socket = made.endpoint.address.socket_address
+        socket.address = endpoint.address
+        socket.port_value = endpoint.port
+    fields = made.metadata.filter_metadata
+    if endpoint.mutual_tls:
+        fields["envoy.transport_socket_match"]["tlsMode"] = "istio"
+    if endpoint.workload or endpoint.namespace:
+        fields["istio"]["workload"] = workload_text(endpoint)
+    return made
+
+
+def workload_text(endpoint: Endpoint) -> str:
+    """`workload;namespace;canonical name;canonical revision;cluster`, as Istio's telemetry reads it."""
+    labels = dict(endpoint.labels)
+    name = labels.get("service.istio.io/canonical-name") or labels.get("app") or endpoint.workload
+    revision = labels.get("service.istio.io/canonical-revision") or labels.get("version") or "latest"
+    return ";".join((endpoint.workload, endpoint.namespace, name, revision, endpoint.cluster))
+
+
+def inline(name: str, endpoints: Iterable[Endpoint], client: tuple[str, str, str]) -> E.ClusterLoadAssignment:
+    """For clusters that hold their endpoints themselves (DNS)."""
+    message = E.ClusterLoadAssignment(cluster_name=name)
+    by_place: dict[tuple[str, str, str], list[Endpoint]] = {}
+    for endpoint in endpoints:
+        by_place.setdefault(endpoint.locality, []).append(endpoint)
+    for place in sorted(by_place):
+        where = message.endpoints.add()
+        _locality(where, place)
+        where.load_balancing_weight.value = sum(max(1, e.weight) for e in by_place[place])
+        where.lb_endpoints.extend(_endpoint(e) for e in by_place[place])
+    return message
+
+
+def to_address(name: str, address: str, port: int) -> E.ClusterLoadAssignment:
+    return E.ClusterLoadAssignment(
+        cluster_name=name,
+        endpoints=[
+            {"lb_endpoints": [{"endpoint": {"address": {"socket_address": {"address": address, "port_value": port}}}}]}
+        ],
+    )
+
+
+def to_pipe(name: str, path: str) -> E.ClusterLoadAssignment:
+    return E.ClusterLoadAssignment(
+        cluster_name=name,
+        endpoints=[{"lb_endpoints": [{"endpoint": {"address": {"pipe": {"path": path}}}}]}],
+    )

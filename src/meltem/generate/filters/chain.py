@@ -1,0 +1,171 @@
+"""HTTP filters in Istio's order, and the connection manager around them; TCP proxies.
+
+In: what kind of listener (sidecar inbound, sidecar outbound, gateway) and its options. Out: network filters.
+
+Order: peer metadata, authorization and authentication (inbound, gateway), grpc stats, ALPN, fault, CORS, stats, router.
+Filters of Istio's own that stock Envoy lacks stand as no-ops under their names, so that EnvoyFilters find their anchors.
+"""
+
+from __future__ import annotations
+
+import enum
+from collections.abc import Iterable
+
+from meltem import envoyapi as api
+from meltem.generate import tls
+from meltem.generate.filters import access_log, telemetry
+from meltem.view.units import MeshOptions, WeightedCluster
+
+Filter = api.listener_components.Filter
+HttpFilter = api.hcm.HttpFilter
+
+
+class Position(enum.Enum):
+    """Where a filter chain stands."""
+
+    INBOUND = "inbound"
+    OUTBOUND = "outbound"
+    GATEWAY = "gateway"
+
+
+_NORMALIZATION = {
+    "DEFAULT": (True, False, False),
+    "BASE": (True, False, False),
+    "NONE": (False, False, False),
+    "MERGE_SLASHES": (True, True, False),
+    "DECODE_AND_MERGE_SLASHES": (True, True, True),
+}
+
+
+def http_filter(name: str, config: api.message.Message) -> HttpFilter:
+    return HttpFilter(name=name, typed_config=api.pack(config))
+
+
+def http_filters(position: Position, *, grpc_web: bool = False, alpn: tuple[str, ...] = ()) -> list[HttpFilter]:
+    """`alpn`: what upstream mutual TLS is to offer, where the cluster cannot know (sniffed ports, gateways)."""
+    made: list[HttpFilter] = [*telemetry.peer_metadata(position.value)]
+    if grpc_web:
+        made.append(http_filter("envoy.filters.http.grpc_web", api.grpc_web.GrpcWeb()))
+    made.append(
+        http_filter(
+            "envoy.filters.http.grpc_stats",
+            api.grpc_stats.FilterConfig(emit_filter_state=True, stats_for_all_methods={"value": False}),
+        )
+    )
+    if alpn:
+        made.append(_alpn_filter(alpn))
+    made.append(http_filter("envoy.filters.http.fault", api.fault.HTTPFault()))
+    made.append(http_filter("envoy.filters.http.cors", api.cors.Cors()))
+    made.append(telemetry.anchor("istio.stats"))
+    made.append(http_filter("envoy.filters.http.router", api.router.Router()))
+    return made
+
+
+def _alpn_filter(alpn: tuple[str, ...]) -> HttpFilter:
+    """Overrides the cluster's ALPN for this request's upstream connection (in Istio: the filter istio.alpn)."""
+    config = api.set_filter_state.Config(
+        on_request_headers=[
+            {
+                "object_key": "envoy.network.application_protocols",
+                "format_string": {"text_format_source": {"inline_string": ",".join(alpn)}},
+                "shared_with_upstream": "ONCE",
+            }
+        ]
+    )
+    return http_filter("istio.alpn", config)
+
+
+def connection_manager(
+    position: Position,
+    mesh: MeshOptions,
+    *,
+    stat_prefix: str,
+    filters: Iterable[HttpFilter],
+    route_name: str = "",
+    route_config: api.route.RouteConfiguration | None = None,
+    http10: bool = False,
+    forward_certificate: str = "",
+) -> Filter:
+    """Either `route_name` (by RDS) or `route_config` (in place)."""
+    inbound = position is Position.INBOUND
+    manager = api.hcm.HttpConnectionManager(
+        stat_prefix=stat_prefix,
+        codec_type=api.hcm.HttpConnectionManager.AUTO,
+        http_filters=list(filters),
+        use_remote_address={"value": position is Position.GATEWAY},
+        normalize_path={"value": True},
+        path_with_escaped_slashes_action=api.hcm.HttpConnectionManager.KEEP_UNCHANGED,
+        access_log=[*access_log.file_logs(mesh), *telemetry.http_stats(position.value)],
+        upgrade_configs=[{"upgrade_type": "websocket"}],
+        strip_trailing_host_dot=True,
+        request_id_extension=_request_id(),
+    )
+    normalize, merge, decode = _NORMALIZATION[mesh.path_normalization]
+    manager.normalize_path.value = normalize
+    manager.merge_slashes = merge
+    if decode:
+        manager.path_with_escaped_slashes_action = api.hcm.HttpConnectionManager.UNESCAPE_AND_FORWARD
+    if http10:
+        manager.http_protocol_options.accept_http_10 = True
+    if inbound:
+        manager.server_name = "istio-envoy"
+        details = manager.SetCurrentClientCertDetails
+        manager.forward_client_cert_details = api.hcm.HttpConnectionManager.APPEND_FORWARD
+        manager.set_current_client_cert_details.CopyFrom(details(subject={"value": True}, dns=True, uri=True))
+    elif position is Position.GATEWAY:
+        manager.server_name = "istio-envoy"
+        manager.forward_client_cert_details = api.hcm.HttpConnectionManager.SANITIZE_SET
+        details = manager.SetCurrentClientCertDetails
+        manager.set_current_client_cert_details.CopyFrom(
+            details(subject={"value": True}, cert=True, dns=True, uri=True)
+        )
+        manager.strip_any_host_port = False
+    else:
+        manager.server_name = ""
+    telemetry.tracing(manager, position.value, mesh)
+    if route_config is not None:
+        manager.route_config.CopyFrom(route_config)
+    else:
+        manager.rds.route_config_name = route_name
+        manager.rds.config_source.ads.SetInParent()
+        manager.rds.config_source.resource_api_version = api.config_source.V3
+        manager.rds.config_source.initial_fetch_timeout.SetInParent()
+    return Filter(name="envoy.filters.network.http_connection_manager", typed_config=api.pack(manager))
+
+
+def _request_id() -> api.hcm.RequestIDExtension:
+    """UUIDs that keep the caller's id, without turning the trace decision into them twice."""
+    made = api.hcm.RequestIDExtension()
+    made.typed_config.type_url = api.PREFIX + "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig"
+    made.typed_config.value = b"\x12\x02\x08\x01"  # use_request_id_for_trace_sampling: true
+    return made
+
+
+def tcp_proxy(
+    mesh: MeshOptions,
+    position: Position,
+    *,
+    stat_prefix: str,
+    clusters: tuple[WeightedCluster, ...],
+    idle_timeout: float | None = None,
+    hash_source_ip: bool = False,
+) -> Filter:
+    proxy = api.tcp_proxy.TcpProxy(
+        stat_prefix=stat_prefix,
+        access_log=[*access_log.file_logs(mesh), *telemetry.tcp_stats(position.value)],
+    )
+    if len(clusters) == 1:
+        proxy.cluster = clusters[0].cluster
+    else:
+        for one in clusters:
+            if one.weight:
+                proxy.weighted_clusters.clusters.add(name=one.cluster, weight=one.weight)
+    if idle_timeout is not None:
+        proxy.idle_timeout.CopyFrom(api.duration(idle_timeout))
+    if hash_source_ip:
+        proxy.hash_policy.add(source_ip={})
+    return Filter(name="envoy.filters.network.tcp_proxy", typed_config=api.pack(proxy))
+
+
+def alpn_for(http2: bool) -> tuple[str, ...]:
+    return tls.ALPN_H2_ISTIO if http2 else tls.ALPN_HTTP_ISTIO

@@ -1,0 +1,227 @@
+"""TLS contexts: certificates by SDS files of the agent, SPIFFE validation, ALPN sets.
+
+In: what a destination rule, a Gateway server or mutual TLS by itself asks for. Out: UpstreamTlsContext and
+DownstreamTlsContext, packed as transport sockets.
+
+The agent keeps `default` (key and chain) and `ROOTCA` (trust bundle) as SDS files which Envoy watches; gateway secrets
+come over ADS under `kubernetes://<namespace>/<name>`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meltem import envoyapi as api
+from meltem.resources import networking
+
+SDS_DIRECTORY = "/etc/istio/proxy"
+WORKLOAD_CERTIFICATE = "default"
+ROOT_CERTIFICATE = "ROOTCA"
+
+ALPN_TCP = ("istio",)
+ALPN_HTTP_ISTIO = ("istio-http/1.1", "istio-http/1.0", "istio")
+ALPN_H2_ISTIO = ("istio-h2", "istio", "h2")
+ALPN_INBOUND_HTTP = ("h2", "http/1.1")
+ALPN_MTLS_HTTP = ("istio-http/1.0", "istio-http/1.1", "istio-h2")
+ALPN_PLAIN_HTTP = ("http/1.1", "h2c")
+"""What the HTTP inspector calls plain HTTP."""
+
+_VERSIONS = {
+    "TLS_AUTO": api.tls_common.TlsParameters.TLS_AUTO,
+    "TLSV1_0": api.tls_common.TlsParameters.TLSv1_0,
+    "TLSV1_1": api.tls_common.TlsParameters.TLSv1_1,
+    "TLSV1_2": api.tls_common.TlsParameters.TLSv1_2,
+    "TLSV1_3": api.tls_common.TlsParameters.TLSv1_3,
+}
+_MESH_CIPHERS = (
+    "ECDHE-ECDSA-AES256-GCM-SHA384",
+    "ECDHE-RSA-AES256-GCM-SHA384",
+    "ECDHE-ECDSA-AES128-GCM-SHA256",
+    "ECDHE-RSA-AES128-GCM-SHA256",
+    "AES256-GCM-SHA384",
+    "AES128-GCM-SHA256",
+)
+
+
+def socket(context: api.tls.UpstreamTlsContext | api.tls.DownstreamTlsContext) -> api.base.TransportSocket:
+    return api.base.TransportSocket(name="envoy.transport_sockets.tls", typed_config=api.pack(context))
+
+
+def raw_socket() -> api.base.TransportSocket:
+    return api.base.TransportSocket(
+        name="envoy.transport_sockets.raw_buffer", typed_config=api.pack(api.raw_buffer.RawBuffer())
+    )
+
+
+_FILES = {WORKLOAD_CERTIFICATE: "sds-default.json", ROOT_CERTIFICATE: "sds-rootca.json"}
+
+
+def file_secret(name: str) -> api.tls_secret.SdsSecretConfig:
+    """A secret that the agent keeps in a file (it replaces the file atomically, Envoy watches its directory)."""
+    return api.tls_secret.SdsSecretConfig(
+        name=name,
+        sds_config={
+            "path_config_source": {
+                "path": f"{SDS_DIRECTORY}/{_FILES[name]}",
+                "watched_directory": {"path": SDS_DIRECTORY},
+            },
+            "resource_api_version": "V3",
+        },
+    )
+
+
+def ads_secret(name: str) -> api.tls_secret.SdsSecretConfig:
+    return api.tls_secret.SdsSecretConfig(
+        name=name, sds_config={"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": {"seconds": 0}}
+    )
+
+
+def _san_matchers(sans: Iterable[str]) -> list[api.tls_common.SubjectAltNameMatcher]:
+    """URI and DNS SANs by exact value, a leading `*` by suffix."""
+    out: list[api.tls_common.SubjectAltNameMatcher] = []
+    for san in sans:
+        matcher = api.string_matcher.StringMatcher(suffix=san[1:]) if san.startswith("*") else (
+            api.string_matcher.StringMatcher(exact=san)
+        )  # fmt: skip
+        kinds = (
+            (api.tls_common.SubjectAltNameMatcher.URI,)
+            if "://" in san
+            else (api.tls_common.SubjectAltNameMatcher.DNS, api.tls_common.SubjectAltNameMatcher.URI)
+        )
+        out.extend(api.tls_common.SubjectAltNameMatcher(san_type=k, matcher=matcher) for k in kinds)
+    return out
+
+
+def mesh_client(sans: tuple[str, ...], sni: str, alpn: tuple[str, ...]) -> api.tls.UpstreamTlsContext:
+    """Istio mutual TLS to a peer of the mesh, which must have one of the SANs (any of the trust bundle when none)."""
+    return api.tls.UpstreamTlsContext(
+        sni=sni,
+        common_tls_context={
+            "alpn_protocols": list(alpn),
+            "tls_params": {
+                "tls_minimum_protocol_version": "TLSv1_2",
+                "tls_maximum_protocol_version": "TLSv1_3",
+            },
+            "tls_certificate_sds_secret_configs": [file_secret(WORKLOAD_CERTIFICATE)],
+            "combined_validation_context": {
+                "default_validation_context": {"match_typed_subject_alt_names": _san_matchers(sans)},
+                "validation_context_sds_secret_config": file_secret(ROOT_CERTIFICATE),
+            },
+        },
+    )
+
+
+def mesh_server(alpn: tuple[str, ...], minimum: str = "TLS_AUTO") -> api.tls.DownstreamTlsContext:
+    """Istio mutual TLS, the client's certificate required and of the trust bundle."""
+    return api.tls.DownstreamTlsContext(
+        require_client_certificate={"value": True},
+        common_tls_context={
+            "alpn_protocols": list(alpn),
+            "tls_params": {
+                "tls_minimum_protocol_version": "TLSv1_3" if minimum == "TLSV1_3" else "TLSv1_2",
+                "tls_maximum_protocol_version": "TLSv1_3",
+                "cipher_suites": list(_MESH_CIPHERS),
+            },
+            "tls_certificate_sds_secret_configs": [file_secret(WORKLOAD_CERTIFICATE)],
+            "combined_validation_context": {
+                "default_validation_context": {},
+                "validation_context_sds_secret_config": file_secret(ROOT_CERTIFICATE),
+            },
+        },
+    )
+
+
+def client(
+    settings: networking.ClientTLS, *, sni: str, alpn: tuple[str, ...], default_sans: tuple[str, ...]
+) -> api.tls.UpstreamTlsContext:
+    """SIMPLE and MUTUAL to servers outside the mesh: certificates from files, or from a secret (gateways only)."""
+    common = api.tls.CommonTlsContext(alpn_protocols=list(alpn))
+    sans = settings.subject_alt_names or default_sans
+    validation = api.tls_common.CertificateValidationContext(match_typed_subject_alt_names=_san_matchers(sans))
+    if settings.ca_crl:
+        validation.crl.filename = settings.ca_crl
+    if settings.credential_name:
+        name = secret_name(settings.credential_name)
+        if settings.mode == "MUTUAL":
+            common.tls_certificate_sds_secret_configs.append(ads_secret(name))
+        if not settings.insecure_skip_verify:
+            common.combined_validation_context.default_validation_context.CopyFrom(validation)
+            common.combined_validation_context.validation_context_sds_secret_config.CopyFrom(
+                ads_secret(name + "-cacert")
+            )
+    else:
+        if settings.mode == "MUTUAL":
+            common.tls_certificates.add(
+                certificate_chain={"filename": settings.client_certificate},
+                private_key={"filename": settings.private_key},
+            )
+        if not settings.insecure_skip_verify:
+            if settings.ca_certificates == "system" or not settings.ca_certificates:
+                validation.system_root_certs.SetInParent()
+            else:
+                validation.trusted_ca.filename = settings.ca_certificates
+            common.validation_context.CopyFrom(validation)
+    return api.tls.UpstreamTlsContext(sni=sni, common_tls_context=common)
+
+
+def secret_name(credential: str) -> str:
+    """`kubernetes://name` unless the credential already names its source (`file://…`, `sds://…`)."""
+    return credential if "://" in credential else f"kubernetes://{credential}"
+
+
+def server(settings: networking.ServerTLS, alpn: tuple[str, ...]) -> api.tls.DownstreamTlsContext:
+    """What a Gateway server (or a Sidecar ingress listener) decrypts with."""
+    if settings.mode == "ISTIO_MUTUAL":
+        context = mesh_server(alpn)
+        _parameters(context.common_tls_context, settings)
+        return context
+    context = api.tls.DownstreamTlsContext(common_tls_context={"alpn_protocols": list(alpn)})
+    common = context.common_tls_context
+    names = settings.credential_names or ((settings.credential_name,) if settings.credential_name else ())
+    for name in names:
+        common.tls_certificate_sds_secret_configs.append(ads_secret(secret_name(name)))
+    if not names and settings.server_certificate:
+        common.tls_certificates.add(
+            certificate_chain={"filename": settings.server_certificate},
+            private_key={"filename": settings.private_key},
+        )
+    for pair in settings.tls_certificates:
+        common.tls_certificates.add(
+            certificate_chain={"filename": pair.server_certificate}, private_key={"filename": pair.private_key}
+        )
+    if settings.mode in ("MUTUAL", "OPTIONAL_MUTUAL"):
+        context.require_client_certificate.value = settings.mode == "MUTUAL"
+        _client_validation(common, settings, names[0] if names else "")
+    _parameters(common, settings)
+    return context
+
+
+def _client_validation(common: api.tls.CommonTlsContext, settings: networking.ServerTLS, credential: str) -> None:
+    validation = api.tls_common.CertificateValidationContext(
+        match_typed_subject_alt_names=_san_matchers(settings.subject_alt_names),
+        verify_certificate_hash=list(settings.verify_certificate_hash),
+        verify_certificate_spki=list(settings.verify_certificate_spki),
+    )
+    if settings.ca_crl:
+        validation.crl.filename = settings.ca_crl
+    ca = settings.ca_cert_credential_name or (f"{credential}-cacert" if credential else "")
+    if ca:
+        common.combined_validation_context.default_validation_context.CopyFrom(validation)
+        common.combined_validation_context.validation_context_sds_secret_config.CopyFrom(ads_secret(secret_name(ca)))
+    else:
+        validation.trusted_ca.filename = settings.ca_certificates
+        common.validation_context.CopyFrom(validation)
+
+
+def _parameters(common: api.tls.CommonTlsContext, settings: networking.ServerTLS) -> None:
+    parameters = common.tls_params
+    if settings.min_protocol_version != "TLS_AUTO":
+        parameters.tls_minimum_protocol_version = _VERSIONS[settings.min_protocol_version]
+    elif not parameters.tls_minimum_protocol_version:
+        parameters.tls_minimum_protocol_version = _VERSIONS["TLSV1_2"]
+    if settings.max_protocol_version != "TLS_AUTO":
+        parameters.tls_maximum_protocol_version = _VERSIONS[settings.max_protocol_version]
+    if settings.cipher_suites:
+        parameters.cipher_suites[:] = list(settings.cipher_suites)
+    if settings.ecdh_curves:
+        parameters.ecdh_curves[:] = list(settings.ecdh_curves)

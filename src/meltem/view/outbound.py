@@ -1,0 +1,456 @@
+"""One service as one scope sees it: its clusters, its virtual hosts, and what it brings to outbound listeners.
+
+In: a scope, a service, and through `Outbound` the rules and routings of its host. Out: units of view, keyed so that
+units of different services never meet, except where they share an address and port.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+
+import msgspec
+
+from meltem.graph.destinations import Rule
+from meltem.graph.model import Endpoint, Port, Protocol, Resolution, Service
+from meltem.graph.routing import MESH, Routing
+from meltem.graph.services import is_network
+from meltem.resources import networking
+from meltem.resources.base import encode_hook
+from meltem.view import policy
+from meltem.view.scope import Scope, source_matches
+from meltem.view.units import (
+    ChainView,
+    ClusterView,
+    EndpointsKey,
+    HashPolicy,
+    MeshOptions,
+    RouteView,
+    VirtualHostView,
+    WeightedCluster,
+)
+
+
+class Outbound(msgspec.Struct, frozen=True):
+    """What a scope knows beside the service itself; the functions read (and so depend on) what they are asked."""
+
+    scope: Scope
+    mesh: MeshOptions
+    domain: str
+    auto_mtls: bool
+    rule_for: Callable[[Service], Rule | None]
+    service_for: Callable[[str], Service | None]
+    """hostname → the service that this scope means by it"""
+    endpoints_of: Callable[[Service], list[Endpoint]]
+    identities_of: Callable[[Service], tuple[str, ...]]
+    """SPIFFE ids of the service's endpoints, sorted"""
+    gateway: str = MESH
+    """Which gateway's matches hold: `mesh` for sidecars, `namespace/name` at a gateway."""
+    gateway_port: int = 0
+
+
+def cluster_name(port: int, subset: str, hostname: str) -> str:
+    return f"outbound|{port}|{subset}|{hostname}"
+
+
+# --- clusters ---
+
+
+def clusters(view: Outbound, service: Service) -> Iterator[tuple[ClusterView, EndpointsKey | None]]:
+    """Every cluster of the service, with what its endpoints depend on (None where the cluster itself has them)."""
+    if service.resolution is Resolution.ALIAS:
+        return
+    rule = view.rule_for(service)
+    for port in service.ports:
+        if port.protocol is Protocol.UDP:
+            continue
+        yield _cluster(view, service, port, rule, None)
+        if rule is not None:
+            for subset in rule.subsets:
+                yield _cluster(view, service, port, rule, subset)
+
+
+def _cluster(
+    view: Outbound, service: Service, port: Port, rule: Rule | None, subset: networking.Subset | None
+) -> tuple[ClusterView, EndpointsKey | None]:
+    name = cluster_name(port.number, subset.name if subset is not None else "", service.hostname)
+    held = policy.merged(rule, subset, port.number)
+    balancer = held.load_balancer if held is not None else None
+    resolution = service.resolution
+    if balancer is not None and balancer.simple == "PASSTHROUGH":
+        resolution = Resolution.PASSTHROUGH
+    if view.scope.is_router and service.headless:
+        resolution = Resolution.ENDPOINTS  # a gateway has no original destination to pass through to
+    in_cluster = resolution in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN)
+    labels = tuple(sorted(subset.labels.items())) if subset is not None else ()
+    auto = (held is None or held.tls is None) and view.auto_mtls and not service.external
+    endpoints: tuple[Endpoint, ...] = ()
+    if in_cluster:
+        endpoints = tuple(
+            e for e in view.endpoints_of(service) if e.service_port == port.name and set(labels) <= set(e.labels)
+        )
+    sans = service.subject_alt_names
+    if not sans and not service.external and (auto or _wants_identities(held)):
+        sans = view.identities_of(service)
+    unit = ClusterView(
+        name=name,
+        hostname=service.hostname,
+        namespace=service.namespace,
+        service_name=service.name,
+        port=port.number,
+        protocol=port.protocol,
+        resolution=resolution,
+        external=service.external,
+        subset=subset.name if subset is not None else "",
+        policy=held,
+        policy_source=f"{rule.namespace}/{rule.name}" if rule is not None else "",
+        auto_mtls=auto and resolution is not Resolution.PASSTHROUGH,
+        default_sans=sans,
+        sni=f"outbound_.{port.number}_.{subset.name if subset is not None else ''}_.{service.hostname}",
+        endpoints=endpoints,
+        locality=view.scope.locality if in_cluster else ("", "", ""),
+        is_router=view.scope.is_router,
+        ipv4=view.scope.ipv4,
+        ipv6=view.scope.ipv6,
+        mesh=view.mesh,
+    )
+    if resolution is not Resolution.ENDPOINTS:
+        return unit, None
+    balance = _locality_setting(view, service, balancer, held)
+    return unit, EndpointsKey(
+        name=name,
+        service=service.key,
+        port=port.number,
+        labels=labels,
+        locality=view.scope.locality if balance else ("", "", ""),
+        balance=balance,
+        cluster=view.scope.cluster if service.cluster_local or balance else "",
+        network=view.scope.network,
+        node=view.scope.node if service.internal_local else "",
+        cluster_local=service.cluster_local,
+    )
+
+
+def _wants_identities(held: networking.TrafficPolicy | None) -> bool:
+    return held is not None and held.tls is not None and held.tls.mode == "ISTIO_MUTUAL"
+
+
+_REGION, _ZONE = "topology.kubernetes.io/region", "topology.kubernetes.io/zone"
+_SUBZONE, _HOST = "topology.istio.io/subzone", "kubernetes.io/hostname"
+_TRAFFIC_DISTRIBUTION = {
+    "PreferClose": (_REGION, _ZONE, _SUBZONE),
+    "PreferSameZone": (_REGION, _ZONE),
+    "PreferSameNode": (_REGION, _ZONE, _SUBZONE, _HOST),
+}
+
+
+def _locality_setting(
+    view: Outbound,
+    service: Service,
+    balancer: networking.LoadBalancer | None,
+    held: networking.TrafficPolicy | None,
+) -> str:
+    """Locality load balancing as JSON, where it holds: it needs outlier detection (to fail over), a `distribute`, or a
+    Service's traffic distribution."""
+    setting = balancer.locality_lb_setting if balancer is not None else None
+    if setting is None:
+        setting = view.mesh.locality
+    if service.traffic_distribution and (balancer is None or balancer.locality_lb_setting is None):
+        priorities = _TRAFFIC_DISTRIBUTION.get(service.traffic_distribution)
+        if priorities is not None:
+            setting = networking.LocalityLoadBalancer(enabled=True, failover_priority=priorities)
+            return _json(setting)
+    if setting is None or setting.enabled is False:
+        return ""
+    outliers = held is not None and held.outlier_detection is not None
+    if not setting.distribute and not outliers:
+        return ""
+    return _json(setting)
+
+
+def _json(setting: networking.LocalityLoadBalancer) -> str:
+    return msgspec.json.encode(setting, enc_hook=encode_hook, order="deterministic").decode()
+
+
+# --- virtual hosts ---
+
+
+def http_virtual_hosts(
+    view: Outbound, service: Service, routings: list[Routing]
+) -> Iterator[tuple[str, VirtualHostView]]:
+    """(route configuration, virtual host) for each HTTP or sniffed port of the service."""
+    for port in service.ports:
+        if not (port.protocol.is_http or port.protocol is Protocol.AUTO):
+            continue
+        routes = routes_for(view, service.hostname, port.number, routings) if routings else ()
+        if not routes:
+            routes = (default_route(view, service, port),)
+        name = f"{service.hostname}:{port.number}"
+        unit = VirtualHostView(
+            name=name, domains=service_domains(view, service, port.number), routes=tuple(routes), mesh=view.mesh
+        )
+        yield str(port.number), unit
+        if port.protocol is Protocol.AUTO and _own_addresses(view.scope, service):
+            yield name, msgspec.structs.replace(unit, domains=("*",))
+
+
+def service_domains(view: Outbound, service: Service, port: int) -> tuple[str, ...]:
+    """Every way to write the host: in full, shortened as the client's namespace allows, by virtual IP. Ports are left
+    out: the route configuration ignores them in the host header."""
+    names = [service.hostname]
+    suffix = f".{service.namespace}.svc.{view.domain}"
+    if service.kubernetes and service.hostname.endswith(suffix):
+        short = service.hostname.removesuffix(suffix)
+        if service.namespace == view.scope.namespace:
+            names.append(short)
+        names += [f"{short}.{service.namespace}", f"{short}.{service.namespace}.svc"]
+    if service.headless:
+        names += [f"*.{n}" for n in names if "." in n]
+    names += [f"[{a}]" if ":" in a else a for a in service.addresses_for(view.scope.cluster) if not is_network(a)]
+    return tuple(dict.fromkeys(names))
+
+
+def default_route(view: Outbound, service: Service, port: Port) -> RouteView:
+    """The route of a service without routing rules."""
+    target = service
+    if service.alias_of:
+        found = view.service_for(service.alias_of)
+        if found is None or found.port(port.number) is None:
+            return RouteView(
+                name="default",
+                clusters=(WeightedCluster(cluster="PassthroughCluster"),),
+                operation=f"{service.hostname}:{port.number}/*",
+            )
+        target = found
+    return RouteView(
+        name="default",
+        clusters=(WeightedCluster(cluster=cluster_name(port.number, "", target.hostname)),),
+        hash_policies=_hash_policies(view, target, port.number, ""),
+        operation=f"{service.hostname}:{port.number}/*",
+    )
+
+
+def routes_for(view: Outbound, host: str, port: int, routings: Iterable[Routing]) -> tuple[RouteView, ...]:
+    """The routes of all rules for a host, in the order of the rules' age, as far as they hold here."""
+    out: list[RouteView] = []
+    for routing in routings:
+        for rule in routing.http:
+            for match in _holding_matches(view, rule, port):
+                out.append(_route(view, routing, rule, match, host, port))
+                if match is None or catches_all(match):
+                    break
+    return tuple(out)
+
+
+def catches_all(match: networking.HTTPMatch) -> bool:
+    """It takes every request: later routes are never reached."""
+    uri = match.uri
+    return (
+        (uri is None or uri.prefix == "/" or uri.regex == ".*" or uri.regex == "*")
+        and not (match.headers or match.without_headers or match.query_params)
+        and match.method is None
+        and match.authority is None
+        and match.scheme is None
+    )
+
+
+def _holding_matches(view: Outbound, rule: networking.HTTPRoute, port: int) -> list[networking.HTTPMatch | None]:
+    """The rule's matches that can hold for this scope, gateway and port; [None] for a rule without matches."""
+    if not rule.match:
+        return [None]
+    return [
+        m
+        for m in rule.match
+        if source_matches(view.scope, m.source_labels, m.source_namespace)
+        and (not m.gateways or view.gateway in m.gateways)
+        and (not m.port or m.port == (view.gateway_port or port))
+    ]
+
+
+def _route(
+    view: Outbound,
+    routing: Routing,
+    rule: networking.HTTPRoute,
+    match: networking.HTTPMatch | None,
+    host: str,
+    port: int,
+) -> RouteView:
+    clusters: list[WeightedCluster] = []
+    hashes: list[HashPolicy] = []
+    for one in rule.route:
+        where = destination_cluster(view, one.destination, port)
+        clusters.append(WeightedCluster(cluster=where, weight=one.weight, headers=one.headers))
+        target = view.service_for(one.destination.host)
+        if target is not None:
+            for policy_ in _hash_policies(view, target, _port_of(view, one.destination, port), one.destination.subset):
+                if policy_ not in hashes:
+                    hashes.append(policy_)
+    sticky = _sticky(routing.sticky) if len(clusters) > 1 else None
+    mirrors = [(destination_cluster(view, m.destination, port), m.percentage.value if m.percentage else 100.0)
+               for m in rule.mirrors]  # fmt: skip
+    if rule.mirror is not None:
+        percent = rule.mirror_percentage.value if rule.mirror_percentage is not None else None
+        if percent is None:
+            old = rule.mirror_percent if rule.mirror_percent is not None else rule.mirror_percent_alias
+            percent = float(old) if old is not None else 100.0
+        mirrors.append((destination_cluster(view, rule.mirror, port), percent))
+    name = ".".join(n for n in (rule.name, match.name if match is not None else "") if n)
+    return RouteView(
+        name=name,
+        match=match,
+        rule=rule,
+        clusters=tuple(clusters),
+        mirrors=tuple(m for m in mirrors if m[1] > 0),
+        hash_policies=(sticky, *hashes) if sticky is not None else tuple(hashes),
+        sticky=sticky is not None,
+        operation=_operation(clusters, host, port, match),
+        source=f"{routing.namespace}/{routing.name}",
+    )
+
+
+def _operation(clusters: list[WeightedCluster], host: str, port: int, match: networking.HTTPMatch | None) -> str:
+    """What tracing calls the operation: `host:port/path`, after the first destination."""
+    if clusters and clusters[0].cluster.startswith("outbound|"):
+        _, number, _, hostname = clusters[0].cluster.split("|", 3)
+        host, port = hostname, int(number)
+    path = "/*"
+    uri = match.uri if match is not None else None
+    if uri is not None:
+        path = uri.exact or (f"{uri.prefix}*" if uri.prefix else None) or uri.regex or path
+    return f"{host}:{port}{path}"
+
+
+def _sticky(text: str) -> HashPolicy | None:
+    """`header:NAME`, `cookie:NAME` or `source-ip`."""
+    kind, _, name = text.partition(":")
+    if kind == "header" and name:
+        return HashPolicy(header=name)
+    if kind == "cookie" and name:
+        return HashPolicy(cookie=networking.HTTPCookie(name=name))
+    return HashPolicy(source_ip=True) if kind == "source-ip" else None
+
+
+def destination_cluster(view: Outbound, destination: networking.Destination, listener_port: int) -> str:
+    """The cluster of a destination; a host that nobody knows still gets its name, and no endpoints."""
+    target = view.service_for(destination.host)
+    host = target.hostname if target is not None else destination.host
+    if target is not None and target.alias_of:
+        host = target.alias_of
+    return cluster_name(_port_of(view, destination, listener_port), destination.subset, host)
+
+
+def _port_of(view: Outbound, destination: networking.Destination, listener_port: int) -> int:
+    if destination.port is not None and destination.port.number:
+        return destination.port.number
+    target = view.service_for(destination.host)
+    if target is not None and len(target.ports) == 1:
+        return target.ports[0].number
+    return listener_port
+
+
+def _hash_policies(view: Outbound, service: Service, port: int, subset: str) -> tuple[HashPolicy, ...]:
+    rule = view.rule_for(service)
+    if rule is None:
+        return ()
+    part = next((s for s in rule.subsets if s.name == subset), None) if subset else None
+    held = policy.merged(rule, part, port)
+    consistent = held.load_balancer.consistent_hash if held is not None and held.load_balancer is not None else None
+    if consistent is None:
+        return ()
+    if consistent.http_header_name:
+        return (HashPolicy(header=consistent.http_header_name),)
+    if consistent.http_cookie is not None:
+        return (HashPolicy(cookie=consistent.http_cookie),)
+    if consistent.http_query_parameter_name:
+        return (HashPolicy(query=consistent.http_query_parameter_name),)
+    return (HashPolicy(source_ip=True),) if consistent.use_source_ip else ()
+
+
+# --- listeners ---
+
+
+def _own_addresses(scope: Scope, service: Service) -> tuple[str, ...]:
+    return tuple(a for a in service.addresses_for(scope.cluster) if not is_network(a))
+
+
+def chains(view: Outbound, service: Service, routings: list[Routing]) -> Iterator[tuple[str, int, ChainView]]:
+    """(address, port, chain): what the service brings to outbound listeners."""
+    scope = view.scope
+    for port in service.ports:
+        number = port.number
+        if port.protocol.is_http:
+            yield scope.wildcard, number, ChainView(kind="http", route=str(number))
+            continue
+        if port.protocol is Protocol.UDP:
+            continue
+        addresses = service.addresses_for(scope.cluster)
+        subnets = tuple(a for a in addresses if is_network(a))
+        own = tuple(a for a in addresses if not is_network(a))
+        if service.headless and service.kubernetes:
+            own = tuple(sorted({e.address for e in view.endpoints_of(service)}))
+        tcp = list(_tcp_chains(view, service, port, routings, subnets))
+        if port.protocol is Protocol.AUTO:
+            for address in own or (scope.wildcard,):
+                sniffed = bool(own) and not service.headless
+                route = f"{service.hostname}:{number}" if sniffed else str(number)
+                yield address, number, ChainView(
+                    kind="auto", route=route, clusters=tcp[0].clusters, source=service.source, created=service.created,
+                    stat_prefix=tcp[0].stat_prefix, subnets=subnets,
+                )  # fmt: skip
+            continue
+        for address in own or (scope.wildcard,):
+            for chain in tcp:
+                if port.protocol.is_tls and not chain.sni and not own:
+                    chain = msgspec.structs.replace(chain, sni=(service.hostname,))
+                yield address, number, chain
+
+
+def _tcp_chains(
+    view: Outbound, service: Service, port: Port, routings: list[Routing], subnets: tuple[str, ...]
+) -> Iterator[ChainView]:
+    """Routing rules' TLS and TCP routes for the port, then the service itself."""
+    rule = view.rule_for(service)
+    held = policy.merged(rule, None, port.number)
+    idle = held.connection_pool.tcp.idle_timeout if held and held.connection_pool and held.connection_pool.tcp else None
+    common = ChainView(
+        kind="tcp",
+        source=service.source,
+        created=service.created,
+        idle_timeout=float(idle) if idle is not None else None,
+        mongo=port.protocol is Protocol.MONGO,
+        hash_source_ip=any(h.source_ip for h in _hash_policies(view, service, port.number, "")),
+    )
+    for routing in routings:
+        for tls in routing.tls if port.protocol.is_tls else ():
+            for match in tls.match:
+                if _l4_holds(view, match, port.number):
+                    yield _chain(view, tls.route, port.number, match.sni_hosts, match.destination_subnets, common)
+        for tcp in routing.tcp:
+            if not tcp.match or any(_l4_holds(view, m, port.number) for m in tcp.match):
+                nets = tuple(n for m in tcp.match for n in m.destination_subnets) or subnets
+                yield _chain(view, tcp.route, port.number, (), nets, common)
+                return
+    name = cluster_name(port.number, "", service.alias_of or service.hostname)
+    yield msgspec.structs.replace(common, clusters=(WeightedCluster(cluster=name),), stat_prefix=name, subnets=subnets)
+
+
+def _l4_holds(view: Outbound, match: networking.TCPMatch | networking.TLSMatch, port: int) -> bool:
+    return (
+        source_matches(view.scope, match.source_labels, match.source_namespace)
+        and (not match.gateways or view.gateway in match.gateways)
+        and (not match.port or match.port == (view.gateway_port or port))
+    )
+
+
+def _chain(
+    view: Outbound,
+    routes: tuple[networking.RouteDestination, ...],
+    port: int,
+    sni: tuple[str, ...],
+    subnets: tuple[str, ...],
+    common: ChainView,
+) -> ChainView:
+    clusters = tuple(
+        WeightedCluster(cluster=destination_cluster(view, r.destination, port), weight=r.weight) for r in routes
+    )
+    prefix = clusters[0].cluster if len(clusters) == 1 else ".".join(c.cluster for c in clusters[:1])
+    return msgspec.structs.replace(common, clusters=clusters, sni=sni, subnets=subnets, stat_prefix=prefix)

@@ -1,0 +1,167 @@
+"""Who sees alike: proxies are sorted into scopes, and everything outbound is made once a scope.
+
+In: proxies, Sidecar resources, and which labels any rule selects clients by. Out: `Scope` (a frozen value, itself the
+key of everything made for it), and what a Sidecar resource lets its scope import.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+
+import msgspec
+
+from meltem.graph.model import Service, host_matches
+from meltem.graph.routing import Routing
+from meltem.resources import networking
+from meltem.view.proxy import Proxy, ProxyKind
+
+
+class Scope(msgspec.Struct, frozen=True, order=True):
+    """Everything by which outbound configuration may differ between two proxies."""
+
+    kind: str
+    """`sidecar` or `router`."""
+    namespace: str
+    sidecar: str = ""
+    """`namespace/name` of the Sidecar resource that holds; empty: none."""
+    cluster: str = ""
+    network: str = ""
+    locality: tuple[str, str, str] = ("", "", "")
+    labels: tuple[tuple[str, str], ...] = ()
+    """Only those that some rule selects by."""
+    node: str = ""
+    """Set only where some service keeps traffic on the node."""
+    ipv4: bool = True
+    ipv6: bool = False
+    by_delta: bool = True
+    """Virtual hosts one by one (VHDS)."""
+    capture: bool = True
+    """Traffic is captured (REDIRECT or TPROXY); else listeners bind their ports."""
+    dns_capture: bool = False
+    http10: bool = False
+
+    @property
+    def is_router(self) -> bool:
+        return self.kind == ProxyKind.ROUTER.value
+
+    @property
+    def wildcard(self) -> str:
+        return "0.0.0.0" if self.ipv4 else "::"
+
+    @property
+    def loopback(self) -> str:
+        return "127.0.0.1" if self.ipv4 else "::1"
+
+
+def scope_of(proxy: Proxy, sidecar: str, label_keys: Iterable[str], node_matters: bool) -> Scope:
+    wanted = set(label_keys)
+    return Scope(
+        kind=proxy.kind.value,
+        namespace=proxy.namespace,
+        sidecar=sidecar,
+        cluster=proxy.cluster,
+        network=proxy.network,
+        locality=(proxy.locality.region, proxy.locality.zone, proxy.locality.subzone),
+        labels=tuple(pair for pair in proxy.labels if pair[0] in wanted),
+        node=proxy.node_name if node_matters else "",
+        ipv4=proxy.ipv4,
+        ipv6=proxy.ipv6,
+        by_delta=proxy.virtual_hosts_by_delta,
+        capture=proxy.interception != "NONE",
+        dns_capture=proxy.dns_capture,
+        http10=proxy.http10,
+    )
+
+
+def sidecar_for(
+    labels: Mapping[str, str],
+    namespace: str,
+    root_namespace: str,
+    in_namespace: Iterable[networking.Sidecar],
+    in_root: Iterable[networking.Sidecar],
+) -> networking.Sidecar | None:
+    """The Sidecar that holds: one that selects the workload, else its namespace's, else the mesh's; oldest first."""
+    ordered = sorted(in_namespace, key=lambda s: (s.metadata.creation_timestamp, s.name))
+    for sidecar in ordered:
+        selector = sidecar.spec.workload_selector
+        if selector is not None and selector.labels and all(labels.get(k) == v for k, v in selector.labels.items()):
+            return sidecar
+    general = [s for s in ordered if s.spec.workload_selector is None or not s.spec.workload_selector.labels]
+    if general:
+        return general[0]
+    if namespace == root_namespace:
+        return None
+    mesh = sorted(in_root, key=lambda s: (s.metadata.creation_timestamp, s.name))
+    return next((s for s in mesh if s.spec.workload_selector is None or not s.spec.workload_selector.labels), None)
+
+
+class Imports(msgspec.Struct, frozen=True):
+    """What a Sidecar's egress lets in: pairs of namespace (`*`, a name) and host pattern. None: everything visible."""
+
+    hosts: tuple[tuple[str, str], ...]
+
+    def covers(self, namespace: str, host: str) -> bool:
+        return any(ns in ("*", namespace) and host_matches(pattern, host) for ns, pattern in self.hosts)
+
+
+def parse_egress_hosts(hosts: Iterable[str], namespace: str) -> Imports:
+    """`ns/host`: `.` is the Sidecar's own namespace, `~` none at all."""
+    out: list[tuple[str, str]] = []
+    for text in hosts:
+        where, _, pattern = text.partition("/")
+        if where == "~" or not pattern:
+            continue
+        out.append((namespace if where == "." else where, pattern))
+    return Imports(tuple(dict.fromkeys(out)))
+
+
+def imports_of(sidecar: networking.Sidecar | None, scope: Scope) -> Imports | None:
+    """None: all that is visible."""
+    if sidecar is None or not sidecar.spec.egress:
+        return None
+    return parse_egress_hosts((h for e in sidecar.spec.egress for h in e.hosts), scope.namespace)
+
+
+def sees(scope: Scope, imports: Imports | None, service: Service) -> bool:
+    """Whether proxies of the scope know the service at all."""
+    if not service.visible_to(scope.namespace):
+        return False
+    return imports is None or imports.covers(service.namespace, service.hostname)
+
+
+def best(scope: Scope, candidates: Iterable[Service]) -> Service | None:
+    """Of services with one hostname in several namespaces: the scope's own, then Kubernetes', then the oldest."""
+    return min(
+        candidates,
+        key=lambda s: (s.namespace != scope.namespace, not s.kubernetes, s.created, s.namespace),
+        default=None,
+    )
+
+
+def uses(scope: Scope, imports: Imports | None, routing: Routing, host: str) -> bool:
+    """Whether a routing rule for the host holds in this scope."""
+    if not routing.visible_to(scope.namespace):
+        return False
+    return imports is None or imports.covers(routing.namespace, host)
+
+
+def source_matches(scope: Scope, labels: Mapping[str, str], namespace: str) -> bool:
+    """A match's sourceLabels and sourceNamespace against the scope's own."""
+    if namespace and namespace != scope.namespace:
+        return False
+    own = dict(scope.labels)
+    return all(own.get(k) == v for k, v in labels.items())
+
+
+__all__ = [
+    "Imports",
+    "Scope",
+    "best",
+    "imports_of",
+    "parse_egress_hosts",
+    "scope_of",
+    "sees",
+    "sidecar_for",
+    "source_matches",
+    "uses",
+]

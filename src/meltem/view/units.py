@@ -1,0 +1,287 @@
+"""Units of view: each is the complete input of one generated resource, a frozen value and nothing more.
+
+In: made by `meltem.view.outbound`, `inbound`, `gateway`. Out: read by `meltem.generate`. Two equal units give the same
+bytes, which are made once (`meltem.collections.Memo` by `key_of`).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from meltem.graph.authn import PeerPolicy, TLSMode
+from meltem.graph.model import Endpoint, Protocol, Resolution, ServiceKey
+from meltem.resources import networking
+from meltem.resources.base import encode_hook
+
+
+class Unit(msgspec.Struct, frozen=True, kw_only=True):
+    """Base of all."""
+
+
+def key_of(unit: Unit) -> bytes:
+    """A value that is equal exactly for equal units."""
+    return type(unit).__name__.encode() + msgspec.msgpack.encode(unit, enc_hook=encode_hook, order="deterministic")
+
+
+class MeshOptions(Unit, frozen=True, kw_only=True):
+    """What of the mesh's configuration every generator may read."""
+
+    trust_domain: str = "cluster.local"
+    trust_domain_aliases: tuple[str, ...] = ()
+    connect_timeout: float = 10.0
+    protocol_detection_timeout: float = 0.0
+    outbound_port: int = 15001
+    inbound_port: int = 15006
+    access_log_file: str = ""
+    access_log_format: str = ""
+    access_log_json: bool = False
+    disable_listener_log: bool = False
+    tracing: bool = True
+    tracing_sampling: float = 1.0
+    h2_upgrade: bool = False
+    dns_refresh_rate: float = 60.0
+    path_normalization: str = "DEFAULT"
+    inbound_localhost: bool = False
+    tcp_keepalive: networking.TcpKeepalive | None = None
+    default_retries: networking.HTTPRetry | None = None
+    locality: networking.LocalityLoadBalancer | None = None
+    min_tls: str = "TLS_AUTO"
+
+
+class ClusterView(Unit, frozen=True, kw_only=True):
+    """One outbound cluster: a service port, or a subset of it."""
+
+    name: str
+    hostname: str
+    namespace: str
+    service_name: str
+    port: int
+    protocol: Protocol
+    resolution: Resolution
+    external: bool
+    subset: str = ""
+    policy: networking.TrafficPolicy | None = None
+    policy_source: str = ""
+    """`namespace/name` of the DestinationRule."""
+    auto_mtls: bool = False
+    """No TLS settings given: mutual TLS with endpoints that take it."""
+    default_sans: tuple[str, ...] = ()
+    """SANs to accept where the rule names none."""
+    sni: str = ""
+    endpoints: tuple[Endpoint, ...] = ()
+    """For DNS clusters, whose endpoints stand in the cluster itself."""
+    locality: tuple[str, str, str] = ("", "", "")
+    is_router: bool = False
+    ipv4: bool = True
+    ipv6: bool = False
+    mesh: MeshOptions
+
+
+class EndpointsKey(msgspec.Struct, frozen=True):
+    """Which endpoints, seen from where: all that a ClusterLoadAssignment depends on but the endpoints themselves."""
+
+    name: str
+    """Of the cluster."""
+    service: ServiceKey
+    port: int
+    labels: tuple[tuple[str, str], ...] = ()
+    """The subset's."""
+    locality: tuple[str, str, str] = ("", "", "")
+    """The client's; set only where localities matter."""
+    balance: str = ""
+    """Locality settings as JSON; empty: localities do not matter."""
+    cluster: str = ""
+    network: str = ""
+    node: str = ""
+    cluster_local: bool = False
+
+
+class WeightedCluster(Unit, frozen=True, kw_only=True):
+    """A destination of a route."""
+
+    cluster: str
+    weight: int = 0
+    headers: networking.Headers | None = None
+
+
+class HashPolicy(Unit, frozen=True, kw_only=True):
+    """What keeps a request on one endpoint (or, for sticky splits, on one version)."""
+
+    header: str = ""
+    cookie: networking.HTTPCookie | None = None
+    query: str = ""
+    source_ip: bool = False
+
+
+class RouteView(Unit, frozen=True, kw_only=True):
+    """One Envoy route: one match of one rule."""
+
+    name: str = ""
+    match: networking.HTTPMatch | None = None
+    rule: networking.HTTPRoute | None = None
+    """The rule's own settings; None for a default route."""
+    clusters: tuple[WeightedCluster, ...] = ()
+    mirrors: tuple[tuple[str, float], ...] = ()
+    """Cluster and percentage."""
+    hash_policies: tuple[HashPolicy, ...] = ()
+    sticky: bool = False
+    operation: str = ""
+    """`x-envoy-decorator-operation`: host:port/path."""
+    source: str = ""
+    """`namespace/name` of the VirtualService."""
+    host_rewrite_auto: bool = False
+    idle_timeout: float | None = None
+    websocket: bool = True
+
+
+class VirtualHostView(Unit, frozen=True, kw_only=True):
+    """One virtual host."""
+
+    name: str
+    domains: tuple[str, ...]
+    routes: tuple[RouteView, ...]
+    require_tls: bool = False
+    include_attempt_count: bool = True
+    mesh: MeshOptions
+
+
+class RouteConfigView(Unit, frozen=True, kw_only=True):
+    """A route configuration: its virtual hosts, or that they come one by one."""
+
+    name: str
+    virtual_hosts: tuple[VirtualHostView, ...] = ()
+    by_delta: bool = False
+    fallback: str = ""
+    """`allow` or `block` for hosts that no virtual host has; empty: none, as at gateways."""
+    fallback_cluster: str = "PassthroughCluster"
+    ignore_port: bool = False
+    mesh: MeshOptions
+
+
+class ChainView(Unit, frozen=True, kw_only=True):
+    """Part of an outbound listener: what one service brings to an address and port."""
+
+    kind: str
+    """`http` (routes by name), `tcp` (to clusters), `auto` (sniffed: http else tcp)."""
+    route: str = ""
+    clusters: tuple[WeightedCluster, ...] = ()
+    sni: tuple[str, ...] = ()
+    subnets: tuple[str, ...] = ()
+    source: str = ""
+    stat_prefix: str = ""
+    idle_timeout: float | None = None
+    created: str = ""
+    hash_source_ip: bool = False
+    mongo: bool = False
+    http2: bool = False
+
+
+class WorkloadIdentity(Unit, frozen=True, kw_only=True):
+    """What telemetry and peer metadata say of the workload itself. Empty in scopes that share it among workloads."""
+
+    namespace: str = ""
+    workload: str = ""
+    app: str = ""
+    version: str = ""
+    canonical_name: str = ""
+    canonical_revision: str = ""
+    cluster: str = ""
+    service_account: str = ""
+
+
+class OutboundListenerView(Unit, frozen=True, kw_only=True):
+    """One outbound listener: address, port, and the chains that services bring to it."""
+
+    name: str
+    address: str
+    extra_addresses: tuple[str, ...] = ()
+    port: int
+    chains: tuple[ChainView, ...]
+    bind_to_port: bool = False
+    passthrough: bool = True
+    """What no chain takes goes where it was meant to; else it is refused."""
+    http10: bool = False
+    transparent: bool = False
+    mesh: MeshOptions
+
+
+class VirtualOutboundView(Unit, frozen=True, kw_only=True):
+    """The listener that takes in all captured outbound traffic."""
+
+    port: int
+    ipv4: bool
+    ipv6: bool
+    passthrough: bool
+    egress_cluster: str = ""
+    """Where unknown traffic goes, if somewhere else than to its own destination."""
+    tproxy: bool = False
+    inbound_port: int = 15006
+    mesh: MeshOptions
+
+
+class InboundPort(Unit, frozen=True, kw_only=True):
+    """One port that a workload takes traffic on."""
+
+    port: int
+    """As the proxy sees it (the container's port)."""
+    protocol: Protocol
+    cluster: str
+    address: str = ""
+    """Where the application is: empty for the address that the connection was meant for."""
+    target: int = 0
+    hostname: str = ""
+    service_port: int = 0
+    namespace: str = ""
+    mode: TLSMode = TLSMode.PERMISSIVE
+    bind: str = ""
+    """A Sidecar ingress listener that binds its own port."""
+    tls: networking.ServerTLS | None = None
+    pool: networking.ConnectionPool | None = None
+    services: tuple[tuple[str, str, str], ...] = ()
+    """(hostname, namespace, name) of all services on this port."""
+    domains: tuple[str, ...] = ("*",)
+    routes: tuple[RouteView, ...] = ()
+
+
+class InboundView(Unit, frozen=True, kw_only=True):
+    """All that a sidecar takes in: equal for the replicas of a deployment."""
+
+    ports: tuple[InboundPort, ...] = ()
+    policy: PeerPolicy = PeerPolicy()
+    ipv4: bool = True
+    ipv6: bool = False
+    tproxy: bool = False
+    capture: bool = True
+    passthrough: bool = True
+    """Ports that no service has are let through too (no Sidecar ingress restricts them)."""
+    identity: WorkloadIdentity = WorkloadIdentity()
+    http10: bool = False
+    mesh: MeshOptions
+
+
+class GatewayChain(Unit, frozen=True, kw_only=True):
+    """One filter chain of a gateway's listener."""
+
+    kind: str
+    """`http` (routes by name), `tcp` (to clusters), `sni` (to the cluster that the SNI names)."""
+    route: str = ""
+    sni: tuple[str, ...] = ()
+    tls: networking.ServerTLS | None = None
+    namespace: str = ""
+    """Where the server's Gateway is."""
+    clusters: tuple[WeightedCluster, ...] = ()
+    subnets: tuple[str, ...] = ()
+    http3: bool = False
+    source: str = ""
+
+
+class GatewayListenerView(Unit, frozen=True, kw_only=True):
+    """One port of a gateway."""
+
+    name: str
+    address: str
+    port: int
+    ipv6: bool = False
+    chains: tuple[GatewayChain, ...] = ()
+    http10: bool = False
+    mesh: MeshOptions

@@ -1,0 +1,377 @@
+"""The views of all connected proxies, wired: a table of contents of everything that is made for some class of proxies.
+
+    scopes              Scope → Imports or everything             every scope that some connected proxy is in
+    clusters            (scope, name) → ClusterView, EndpointsKey
+    virtual_hosts       (scope, route, name) → VirtualHostView
+    listeners           (scope, address, port) → OutboundListenerView
+    inbound             InboundView → itself                      every distinct inbound view
+    groups              proxy id → the groups that make up its configuration
+
+In: the mesh's collections and the proxies. Out: collections of units for `meltem.generate`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import msgspec
+
+from meltem.collections import Collection, Graph, Reader, Source
+from meltem.graph.authn import peer_policy
+from meltem.graph.destinations import Rule, rule_for
+from meltem.graph.mesh import Mesh
+from meltem.graph.model import Service, ServiceKey, Workload, labels_match
+from meltem.graph.routing import Routing
+from meltem.resources import networking
+from meltem.resources.meshconfig import MeshConfig
+from meltem.view import gateway, inbound, outbound, scope
+from meltem.view.proxy import Proxy, ProxyKind
+from meltem.view.scope import Imports, Scope
+from meltem.view.units import (
+    ChainView,
+    ClusterView,
+    EndpointsKey,
+    InboundView,
+    MeshOptions,
+    OutboundListenerView,
+    VirtualHostView,
+    VirtualOutboundView,
+    key_of,
+)
+
+Placed = tuple[str, str, object]
+ClusterUnit = tuple[ClusterView, EndpointsKey | None]
+
+
+class ScopeView(msgspec.Struct, frozen=True):
+    """A scope with what its Sidecar resource says."""
+
+    scope: Scope
+    imports: Imports | None
+    passthrough: bool
+    egress_cluster: str = ""
+
+
+class InboundKey(msgspec.Struct, frozen=True):
+    """Stands for an inbound view as a group: equal for equal views."""
+
+    digest: bytes
+
+
+class Views:
+    """All per-class collections. `proxies` is the source that istiod writes connected proxies to."""
+
+    def __init__(self, graph: Graph, mesh: Mesh) -> None:
+        self.graph = graph
+        self.mesh = mesh
+        self.proxies: Source[str, Proxy] = graph.source("proxies")
+        self.options: Collection[str, MeshOptions] = graph.derive(
+            "mesh options", mesh.inputs.mesh_config, lambda _r, k, c: {k: mesh_options(c)}
+        )
+        self._relevance()
+        self._scopes()
+        self._outbound()
+        self._listeners()
+        self._inbound()
+        self.gateways = gateway.GatewayViews(self)
+
+    def mesh_options(self, reader: Reader) -> MeshOptions:
+        return reader.get(self.options, "") or mesh_options(MeshConfig())
+
+    # --- which labels matter ---
+
+    def _relevance(self) -> None:
+        """Label keys by which some rule selects client proxies; proxies that differ only in others see alike."""
+        graph, mesh = self.graph, self.mesh
+        from_rules = graph.derive(
+            "labels of rules", mesh.rules, lambda _r, _k, v: {pair[0]: True for pair in v.selector}
+        )
+        from_routings = graph.derive(
+            "labels of routings", mesh.routings, lambda _r, _k, v: dict.fromkeys(routing_labels(v), True)
+        )
+        self.label_keys: Collection[str, bool] = graph.union("label keys", from_rules, from_routings)
+        self.node_local: Collection[ServiceKey, bool] = graph.derive(
+            "node-local services", mesh.services, lambda _r, k, s: {k: True} if s.internal_local else {}
+        )
+        self.sidecars_by_namespace = graph.index("sidecars by namespace", mesh.inputs.sidecars, lambda k, _v: [k[1]])
+
+    def sidecar_of(self, reader: Reader, proxy: Proxy) -> networking.Sidecar | None:
+        if proxy.kind is not ProxyKind.SIDECAR:
+            return None
+        root = self.mesh.config(reader).root_namespace
+        return scope.sidecar_for(
+            proxy.label_map,
+            proxy.namespace,
+            root,
+            reader.lookup(self.sidecars_by_namespace, proxy.namespace).values(),
+            reader.lookup(self.sidecars_by_namespace, root).values(),
+        )
+
+    # --- scopes ---
+
+    def _scopes(self) -> None:
+        def of_proxy(reader: Reader, proxy_id: str, proxy: Proxy) -> Mapping[str, Scope]:
+            sidecar = self.sidecar_of(reader, proxy)
+            name = f"{sidecar.namespace}/{sidecar.name}" if sidecar is not None else ""
+            made = scope.scope_of(proxy, name, reader.all(self.label_keys), len(reader.all(self.node_local)) > 0)
+            return {proxy_id: made}
+
+        def view_of(reader: Reader, _proxy_id: str, made: Scope) -> Mapping[Scope, ScopeView]:
+            mesh_policy = self.mesh.mesh_config(reader).outbound_traffic_policy.mode != "REGISTRY_ONLY"
+            if not made.sidecar:
+                return {made: ScopeView(made, None, mesh_policy)}
+            namespace, _, name = made.sidecar.partition("/")
+            sidecar = reader.get(self.mesh.inputs.sidecars, (made.cluster, namespace, name)) or next(
+                (s for s in reader.lookup(self.sidecars_by_namespace, namespace).values() if s.name == name), None
+            )
+            policy = sidecar.spec.outbound_traffic_policy if sidecar is not None else None
+            egress = ""
+            if policy is not None:
+                mesh_policy = policy.mode == "ALLOW_ANY"
+                proxy_to = policy.egress_proxy
+                if proxy_to is not None and proxy_to.port is not None:
+                    egress = outbound.cluster_name(proxy_to.port.number, proxy_to.subset, proxy_to.host)
+            return {made: ScopeView(made, scope.imports_of(sidecar, made), mesh_policy, egress)}
+
+        graph = self.graph
+        self.scope_of: Collection[str, Scope] = graph.derive("scope of proxy", self.proxies, of_proxy)
+        self.scopes: Collection[Scope, ScopeView] = graph.derive("scopes", self.scope_of, view_of)
+
+    def outbound_of(self, reader: Reader, made: Scope, imports: Imports | None) -> outbound.Outbound:
+        """What a scope's functions may ask; each question becomes a dependency."""
+        settings = self.mesh.config(reader)
+        rules: dict[ServiceKey, Rule | None] = {}
+
+        def rule(service: Service) -> Rule | None:
+            if service.key not in rules:
+                rules[service.key] = rule_for(
+                    reader,
+                    self.mesh.rules_by_host,
+                    service.hostname,
+                    client_namespace=made.namespace,
+                    service_namespace=service.namespace,
+                    root_namespace=settings.root_namespace,
+                    client_labels=made.labels,
+                )
+            return rules[service.key]
+
+        def service_for(hostname: str) -> Service | None:
+            found = reader.lookup(self.mesh.services_by_host, hostname).values()
+            return scope.best(made, [s for s in found if s.visible_to(made.namespace)])
+
+        return outbound.Outbound(
+            scope=made,
+            mesh=self.mesh_options(reader),
+            domain=settings.domain,
+            auto_mtls=self.mesh.mesh_config(reader).enable_auto_mtls,
+            rule_for=rule,
+            service_for=service_for,
+            endpoints_of=lambda s: self.mesh.endpoints_of(reader, s.key),
+            identities_of=lambda s: reader.get(self.mesh.identities, s.key) or (),
+        )
+
+    def routings_for(self, reader: Reader, made: Scope, imports: Imports | None, host: str) -> list[Routing]:
+        """Rules for the host on the mesh gateway that hold in the scope, the ones that come first in front. The most
+        specific host pattern that has any decides."""
+        from meltem.graph.destinations import host_patterns
+
+        for pattern in host_patterns(host):
+            found = [
+                r
+                for r in reader.lookup(self.mesh.routings_by_host, pattern).values()
+                if scope.uses(made, imports, r, host)
+            ]
+            if found:
+                return sorted(found, key=lambda r: r.order)
+        return []
+
+    # --- outbound ---
+
+    def _outbound(self) -> None:
+        graph = self.graph
+        self._units: Collection[tuple[str, Scope, tuple[object, ...]], object] = graph.product(
+            "outbound units", self.scopes, self.mesh.services, self._of_service
+        )
+        self._host_units: Collection[tuple[str, Scope, tuple[object, ...]], object] = graph.product(
+            "outbound units of routings", self.scopes, self.mesh.routings, self._of_routing
+        )
+        units = graph.union("all outbound units", self._units, self._host_units)
+
+        def pick(kind: str) -> Collection[tuple[Scope, tuple[object, ...]], object]:
+            return graph.derive(f"outbound {kind}", units, lambda _r, k, v: {(k[1], k[2]): v} if k[0] == kind else {})
+
+        self.clusters = pick("cluster")
+        self.virtual_hosts = pick("virtual host")
+        self.chains = pick("chain")
+
+    def _of_service(
+        self, reader: Reader, made: Scope, view: ScopeView, key: ServiceKey, service: Service
+    ) -> Mapping[tuple[str, Scope, tuple[object, ...]], object]:
+        if not scope.sees(made, view.imports, service):
+            return {}
+        same = reader.lookup(self.mesh.services_by_host, service.hostname)
+        if len(same) > 1:
+            visible = [s for s in same.values() if scope.sees(made, view.imports, s)]
+            if scope.best(made, visible) is not service:
+                return {}
+        out: dict[tuple[str, Scope, tuple[object, ...]], object] = {}
+        asked = self.outbound_of(reader, made, view.imports)
+        for unit, endpoints in outbound.clusters(asked, service):
+            out[("cluster", made, (unit.name,))] = (unit, endpoints)
+        if made.is_router:
+            return out
+        routings = self.routings_for(reader, made, view.imports, service.hostname)
+        for route, host in outbound.http_virtual_hosts(asked, service, [r for r in routings if r.http]):
+            out[("virtual host", made, (route, host.name))] = host
+        for index, (address, port, chain) in enumerate(outbound.chains(asked, service, routings)):
+            out[("chain", made, (address, port, key, index))] = chain
+        return out
+
+    def _of_routing(
+        self, reader: Reader, made: Scope, view: ScopeView, key: tuple[str, str, str], routing: Routing
+    ) -> Mapping[tuple[str, Scope, tuple[object, ...]], object]:
+        """Virtual hosts of hosts that no service has: on port 80, as Istio makes them."""
+        if made.is_router or not routing.http or "mesh" not in routing.gateways:
+            return {}
+        out: dict[tuple[str, Scope, tuple[object, ...]], object] = {}
+        for host in routing.hosts:
+            if not scope.uses(made, view.imports, routing, host) or reader.lookup(self.mesh.services_by_host, host):
+                continue
+            asked = self.outbound_of(reader, made, view.imports)
+            rules = self.routings_for(reader, made, view.imports, host)
+            routes = outbound.routes_for(asked, host, 80, rules)
+            if routes:
+                unit = VirtualHostView(name=f"{host}:80", domains=(host,), routes=routes, mesh=asked.mesh)
+                out[("virtual host", made, ("80", unit.name))] = unit
+                out[("chain", made, (made.wildcard, 80, key, 0))] = ChainView(kind="http", route="80")
+        return out
+
+    # --- listeners ---
+
+    def _listeners(self) -> None:
+        graph = self.graph
+        by_place = graph.index("chains by listener", self.chains, lambda k, _v: [(k[0], k[1][0], k[1][1])])
+        places: Collection[tuple[Scope, str, int], bool] = graph.derive(
+            "listener places",
+            self.chains,
+            lambda _r, k, _v: {(k[0], str(k[1][0]), k[1][1] if isinstance(k[1][1], int) else 0): True},
+        )
+
+        def listener(
+            reader: Reader, key: tuple[Scope, str, int], _v: bool
+        ) -> Mapping[tuple[Scope, str], OutboundListenerView]:
+            made, address, port = key
+            parts = reader.lookup(by_place, key)
+            found = [parts[k] for k in sorted(parts, key=lambda k: (k[1][2:], k))]
+            chains = tuple(dict.fromkeys(c for c in found if isinstance(c, ChainView)))
+            view = reader.get(self.scopes, made)
+            name = f"{address}_{port}"
+            return {
+                (made, name): OutboundListenerView(
+                    name=name,
+                    address=address,
+                    port=port,
+                    chains=chains,
+                    bind_to_port=not made.capture,
+                    passthrough=view.passthrough if view is not None else True,
+                    http10=made.http10,
+                    mesh=self.mesh_options(reader),
+                )
+            }
+
+        def virtual(reader: Reader, made: Scope, view: ScopeView) -> Mapping[Scope, VirtualOutboundView]:
+            if made.is_router or not made.capture:
+                return {}
+            options = self.mesh_options(reader)
+            return {
+                made: VirtualOutboundView(
+                    port=options.outbound_port,
+                    ipv4=made.ipv4,
+                    ipv6=made.ipv6,
+                    passthrough=view.passthrough,
+                    egress_cluster=view.egress_cluster,
+                    inbound_port=options.inbound_port,
+                    mesh=options,
+                )
+            }
+
+        self.listeners: Collection[tuple[Scope, str], OutboundListenerView] = graph.derive(
+            "outbound listeners", places, listener
+        )
+        self.virtual_outbound: Collection[Scope, VirtualOutboundView] = graph.derive(
+            "virtual outbound", self.scopes, virtual
+        )
+
+    # --- inbound ---
+
+    def _inbound(self) -> None:
+        graph, mesh = self.graph, self.mesh
+        by_selector = graph.index(
+            "services by selector",
+            mesh.services,
+            lambda _k, s: [(s.namespace, *s.selector[0])] if s.selector else (),
+        )
+
+        def view_of(reader: Reader, proxy_id: str, proxy: Proxy) -> Mapping[str, InboundView]:
+            if proxy.kind is not ProxyKind.SIDECAR:
+                return {}
+            workload = self.workload_of(reader, proxy)
+            labels = workload.labels if workload is not None else proxy.labels
+            services = {
+                s.key: s
+                for pair in labels
+                for s in reader.lookup(by_selector, (proxy.namespace, *pair)).values()
+                if labels_match(s.selector, labels)
+            }
+            root = mesh.config(reader).root_namespace
+            policy = peer_policy(reader, mesh.peer_authentications, proxy.namespace, labels, root)
+            sidecar = self.sidecar_of(reader, proxy)
+            options = self.mesh_options(reader)
+            return {proxy_id: inbound.inbound_view(proxy, workload, services.values(), sidecar, policy, options)}
+
+        self.inbound_of: Collection[str, InboundView] = graph.derive("inbound of proxy", self.proxies, view_of)
+        self.inbound: Collection[InboundKey, InboundView] = graph.derive(
+            "inbound views", self.inbound_of, lambda _r, _k, v: {InboundKey(key_of(v)): v}
+        )
+
+    def workload_of(self, reader: Reader, proxy: Proxy) -> Workload | None:
+        """The pod of that name, else whoever has the proxy's address."""
+        pod = reader.get(self.mesh.pod_workloads, (proxy.cluster, proxy.namespace, proxy.name))
+        if pod is not None:
+            return pod
+        for address in proxy.addresses:
+            for index in (self.mesh.pods_by_address, self.mesh.entries_by_address):
+                for workload in reader.lookup(index, address).values():
+                    if workload.namespace == proxy.namespace:
+                        return workload
+        return None
+
+
+def routing_labels(routing: Routing) -> set[str]:
+    """Label keys of the sourceLabels in a routing rule's matches."""
+    http = {k for r in routing.http for m in r.match for k in m.source_labels}
+    tls = {k for r in routing.tls for m in r.match for k in m.source_labels}
+    return http | tls | {k for r in routing.tcp for m in r.match for k in m.source_labels}
+
+
+def mesh_options(config: MeshConfig) -> MeshOptions:
+    return MeshOptions(
+        trust_domain=config.trust_domain,
+        trust_domain_aliases=config.trust_domain_aliases,
+        connect_timeout=float(config.connect_timeout),
+        protocol_detection_timeout=float(config.protocol_detection_timeout),
+        outbound_port=config.proxy_listen_port or 15001,
+        inbound_port=config.proxy_inbound_listen_port or 15006,
+        access_log_file=config.access_log_file,
+        access_log_format=config.access_log_format,
+        access_log_json=config.access_log_encoding == "JSON",
+        disable_listener_log=config.disable_envoy_listener_log,
+        tracing=config.enable_tracing,
+        h2_upgrade=config.h2_upgrade_policy == "UPGRADE",
+        dns_refresh_rate=float(config.dns_refresh_rate),
+        path_normalization=config.path_normalization.normalization,
+        inbound_localhost=config.inbound_traffic_policy.mode == "LOCALHOST",
+        tcp_keepalive=config.tcp_keepalive,
+        default_retries=config.default_http_retry_policy,
+        locality=config.locality_lb_setting,
+    )
