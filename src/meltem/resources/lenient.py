@@ -38,7 +38,7 @@ class StructNode(msgspec.Struct, frozen=True):
 
 
 class ListNode(msgspec.Struct, frozen=True):
-    """A list; `maps` below are objects with free keys."""
+    """A list."""
 
     item: Node
 
@@ -166,6 +166,10 @@ def _struct(value: Json, struct: type[Message], path: str, problems: list[Proble
             if field.name in out and field.name != key:
                 _add(problems, Problem(here, f"is the same field as {field.name!r}, which is set too"))
             out[field.name] = _read(item, field.node, here, problems)
+    for group in struct.one_of:
+        given = [name for name in group if name in out]
+        if len(given) > 1:
+            _add(problems, Problem(path, f"{given[0]} and {given[1]} exclude each other", "Keep one of them."))
     for name in plan.required:
         if name not in out:
             _add(problems, Problem(f"{path}.{name}" if path else name, "is required but missing"))
@@ -182,7 +186,7 @@ def nearest(word: str, known: tuple[str, ...]) -> str:
     """The known name that looks most like `word`, or an empty string."""
     lower = {k.lower().replace("_", ""): k for k in known}
     plain = word[:64].lower().replace("_", "").replace("-", "")
-    found = difflib.get_close_matches(plain, list(lower), n=1, cutoff=0.7)
+    found = difflib.get_close_matches(plain, list(lower), n=1, cutoff=0.6)
     return lower[found[0]] if found else ""
 
 
