@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from functools import cache
 from typing import TypeAlias
 
-
+from meltem.local.apiserver.schema import crd, rules_cel
 from meltem.local.apiserver.schema import rules_config as config
 from meltem.local.apiserver.schema import rules_network as network
 from meltem.local.apiserver.schema import rules_pod as pods
@@ -37,6 +37,7 @@ def kind_rules(schema: Schema, obj: JsonObject, old: JsonObject | None) -> Itera
     restricted = metadata_name_schema(schema)
     if restricted is not None:
         yield from check(restricted, obj.get("metadata"), "metadata")
+    yield from rules_cel.validations(schema, obj, old)
 
 
 @cache
@@ -68,4 +69,6 @@ def _rules() -> dict[tuple[str, str], Rule]:
         (rbac, "ClusterRoleBinding"): config.role_binding,
         (registration, "MutatingWebhookConfiguration"): config.webhooks,
         (registration, "ValidatingWebhookConfiguration"): config.webhooks,
+        (registration, "ValidatingAdmissionPolicy"): rules_cel.policy,
+        ("apiextensions.k8s.io", "CustomResourceDefinition"): crd.definition,
     }
