@@ -1,0 +1,102 @@
+"""Checks the annotations of a pod that injection reads, so that a slip is refused at admission with the place named."""
+
+from __future__ import annotations
+
+import ipaddress
+import json
+import re
+from collections.abc import Callable, Mapping
+
+from meltem.errors import InvalidResource
+
+_QUANTITY = re.compile(r"\d+(\.\d+)?([eE][+-]?\d+|[EPTGMk]i?|m|u|n)?")
+
+
+def check(annotations: Mapping[str, str]) -> None:
+    """Raises InvalidResource for the first annotation that cannot be used."""
+    for name, verify in _CHECKS.items():
+        if name not in annotations:
+            continue
+        reason = verify(annotations[name])
+        if reason:
+            raise InvalidResource(reason, where=f"metadata.annotations[{name}]")
+
+
+def _one_of(*allowed: str) -> Callable[[str], str]:
+    return lambda text: "" if text in allowed else f"must be one of {', '.join(allowed)}, not {text[:60]!r}"
+
+
+def _boolean(text: str) -> str:
+    known = ("1", "t", "T", "TRUE", "true", "True", "0", "f", "F", "FALSE", "false", "False")
+    return "" if text in known else f"must be true or false, not {text[:60]!r}"
+
+
+def _ports(text: str) -> str:
+    for part in (p.strip() for p in text.split(",")):
+        if part and not (part.isascii() and part.isdigit() and 0 < int(part) < 65_536):
+            return f"{part[:40]!r} is no port"
+    return ""
+
+
+def _ports_or_all(text: str) -> str:
+    return "" if text.strip() == "*" else _ports(text)
+
+
+def _ranges(text: str) -> str:
+    for part in (p.strip() for p in text.split(",")):
+        if not part:
+            continue
+        try:
+            ipaddress.ip_network(part, strict=False)
+        except ValueError:
+            return f"{part[:60]!r} is no address range such as 10.0.0.0/8"
+    return ""
+
+
+def _ranges_or_all(text: str) -> str:
+    return "" if text.strip() == "*" else _ranges(text)
+
+
+def _number(low: int, high: int) -> Callable[[str], str]:
+    def verify(text: str) -> str:
+        good = text.isascii() and text.isdigit() and low <= int(text) <= high
+        return "" if good else f"must be a number from {low} to {high}, not {text[:40]!r}"
+
+    return verify
+
+
+def _quantity(text: str) -> str:
+    return "" if _QUANTITY.fullmatch(text) else f"{text[:40]!r} is no quantity such as 100m or 128Mi"
+
+
+def _json(text: str) -> str:
+    try:
+        json.loads(text)
+    except (ValueError, RecursionError):
+        return "is not JSON"
+    return ""
+
+
+_CHECKS: Mapping[str, Callable[[str], str]] = {
+    "sidecar.istio.io/interceptionMode": _one_of("REDIRECT", "TPROXY", "NONE"),
+    "sidecar.istio.io/rewriteAppHTTPProbers": _boolean,
+    "sidecar.istio.io/nativeSidecar": _boolean,
+    "prometheus.istio.io/merge-metrics": _boolean,
+    "status.sidecar.istio.io/port": _number(0, 65_535),
+    "readiness.status.sidecar.istio.io/initialDelaySeconds": _number(0, 2**31 - 1),
+    "readiness.status.sidecar.istio.io/periodSeconds": _number(0, 2**31 - 1),
+    "readiness.status.sidecar.istio.io/failureThreshold": _number(0, 2**31 - 1),
+    "traffic.sidecar.istio.io/includeOutboundIPRanges": _ranges_or_all,
+    "traffic.sidecar.istio.io/excludeOutboundIPRanges": _ranges,
+    "traffic.sidecar.istio.io/includeInboundPorts": _ports_or_all,
+    "traffic.sidecar.istio.io/excludeInboundPorts": _ports,
+    "traffic.sidecar.istio.io/includeOutboundPorts": _ports,
+    "traffic.sidecar.istio.io/excludeOutboundPorts": _ports,
+    "sidecar.istio.io/proxyCPU": _quantity,
+    "sidecar.istio.io/proxyCPULimit": _quantity,
+    "sidecar.istio.io/proxyMemory": _quantity,
+    "sidecar.istio.io/proxyMemoryLimit": _quantity,
+    "sidecar.istio.io/userVolume": _json,
+    "sidecar.istio.io/userVolumeMount": _json,
+    "proxy.istio.io/overrides": _json,
+}

@@ -1,0 +1,381 @@
+"""Injection with the templates that the istiod chart ships."""
+
+import base64
+import json
+import time
+from pathlib import Path
+
+import pytest
+
+import meltem.install
+from meltem import yamlio
+from meltem.errors import MeltemError
+from meltem.inject import kube_inject, patch, webhook
+from meltem.inject.config import InjectorConfig, read_config
+from meltem.inject.injector import PodContext, inject_pod
+from meltem.objects import Json, JsonObject, at, copy_object, objects_at, str_at
+
+CHART = Path(meltem.install.__file__).parent / "charts/istiod"
+
+
+def config(
+    *, native: bool = False, mesh: JsonObject | None = None, policy: str = "enabled", **values: Json
+) -> InjectorConfig:
+    defaults = yamlio.load((CHART / "values.yaml").read_text())
+    assert isinstance(defaults, dict)
+    merged = defaults | values
+    text = yamlio.dump(
+        {
+            "policy": policy,
+            "defaultTemplates": ["sidecar"],
+            "templates": {
+                "sidecar": (CHART / "files/injection-template.yaml").read_text(),
+                "gateway": (CHART / "files/gateway-injection-template.yaml").read_text(),
+                "custom": "metadata:\n  labels:\n    extra: {{ .ObjectMeta.Labels.app | quote }}\n",
+            },
+        }
+    )
+    mesh = mesh or {
+        "trustDomain": "cluster.local",
+        "defaultConfig": {"discoveryAddress": "istiod.istio-system.svc:15012"},
+    }
+    return read_config(text, yamlio.dump(merged), mesh, native_sidecars=native)
+
+
+CONFIG = config()
+NGINX: JsonObject = {
+    "apiVersion": "v1",
+    "kind": "Pod",
+    "metadata": {
+        "generateName": "nginx-5d4f-",
+        "labels": {"app": "nginx", "pod-template-hash": "5d4f"},
+        "ownerReferences": [
+            {"apiVersion": "apps/v1", "kind": "ReplicaSet", "name": "nginx-5d4f", "uid": "u", "controller": True}
+        ],
+    },
+    "spec": {
+        "serviceAccountName": "web",
+        "containers": [
+            {
+                "name": "nginx",
+                "image": "nginx",
+                "ports": [{"containerPort": 80, "name": "http"}],
+                "readinessProbe": {"httpGet": {"path": "/ok", "port": "http"}, "timeoutSeconds": 3},
+                "livenessProbe": {"tcpSocket": {"port": 80}},
+            }
+        ],
+        "initContainers": [{"name": "setup", "image": "busybox"}],
+    },
+}
+
+
+def inject(pod: JsonObject, used: InjectorConfig = CONFIG, namespace: str = "shop") -> JsonObject:
+    return inject_pod(pod, used, PodContext(namespace))
+
+
+def named(pod: JsonObject, key: str, name: str) -> JsonObject:
+    return next(c for c in objects_at(pod, "spec", key) if c["name"] == name)
+
+
+def names(pod: JsonObject, key: str) -> list[str]:
+    return [str_at(c, "name") for c in objects_at(pod, "spec", key)]
+
+
+def variables(pod: JsonObject, key: str = "containers") -> dict[str, str]:
+    return {str_at(v, "name"): str_at(v, "value") for v in objects_at(named(pod, key, "istio-proxy"), "env")}
+
+
+def noted(name: str, value: str) -> JsonObject:
+    pod = copy_object(NGINX)
+    metadata = pod["metadata"]
+    assert isinstance(metadata, dict)
+    metadata["annotations"] = {name: value}
+    return pod
+
+
+def test_the_application_comes_first_and_the_proxy_last() -> None:
+    pod = inject(NGINX)
+    assert names(pod, "containers") == ["nginx", "istio-proxy"]
+    assert names(pod, "initContainers") == ["setup", "istio-init"]
+
+
+def test_the_proxy_knows_its_workload_and_where_istiod_is() -> None:
+    env = variables(inject(NGINX))
+    assert env["CA_ADDR"] == "istiod.istio-system.svc:15012"
+    assert env["ISTIO_META_WORKLOAD_NAME"] == "nginx"
+    assert env["ISTIO_META_OWNER"] == "kubernetes://apis/apps/v1/namespaces/shop/deployments/nginx"
+    assert env["ISTIO_META_APP_CONTAINERS"] == "nginx"
+    assert json.loads(env["ISTIO_META_POD_PORTS"]) == [{"containerPort": 80, "name": "http"}]
+    assert env["TRUST_DOMAIN"] == "cluster.local"
+    assert json.loads(env["PROXY_CONFIG"]) == {}
+
+
+def test_labels_say_what_the_mesh_sees() -> None:
+    labels = at(inject(NGINX), "metadata", "labels")
+    assert isinstance(labels, dict)
+    assert labels["security.istio.io/tlsMode"] == "istio"
+    assert labels["service.istio.io/canonical-name"] == "nginx"
+    assert labels["service.istio.io/canonical-revision"] == "latest"
+
+
+def test_status_tells_what_was_added() -> None:
+    status = json.loads(str_at(inject(NGINX), "metadata", "annotations", "sidecar.istio.io/status"))
+    assert status["containers"] == ["istio-proxy"]
+    assert status["initContainers"] == ["istio-init"]
+    assert "istio-token" in status["volumes"]
+    assert status["revision"] == "default"
+
+
+def test_probes_go_to_the_agent_which_knows_the_real_ones() -> None:
+    pod = inject(NGINX)
+    app = named(pod, "containers", "nginx")
+    assert at(app, "readinessProbe", "httpGet") == {"path": "/app-health/nginx/readyz", "port": 15020}
+    assert at(app, "livenessProbe") == {"httpGet": {"path": "/app-health/nginx/livez", "port": 15020}}
+    known = json.loads(variables(pod)["ISTIO_KUBE_APP_PROBERS"])
+    assert known["/app-health/nginx/readyz"] == {"httpGet": {"path": "/ok", "port": 80}, "timeoutSeconds": 3}
+    assert known["/app-health/nginx/livez"] == {"tcpSocket": {"port": 80}}
+
+
+def test_probes_stay_where_the_pod_says_so() -> None:
+    pod = inject(noted("sidecar.istio.io/rewriteAppHTTPProbers", "false"))
+    assert at(named(pod, "containers", "nginx"), "readinessProbe", "httpGet", "path") == "/ok"
+
+
+def test_metrics_are_merged() -> None:
+    pod = copy_object(NGINX)
+    metadata = pod["metadata"]
+    assert isinstance(metadata, dict)
+    metadata["annotations"] = {"prometheus.io/scrape": "true", "prometheus.io/port": "9100"}
+    injected = inject(pod)
+    assert str_at(injected, "metadata", "annotations", "prometheus.io/port") == "15020"
+    assert json.loads(variables(injected)["ISTIO_PROMETHEUS_ANNOTATIONS"])["port"] == "9100"
+
+
+def test_a_native_sidecar_starts_before_the_other_init_containers() -> None:
+    pod = inject(NGINX, config(native=True))
+    assert names(pod, "initContainers") == ["istio-init", "istio-proxy", "setup"]
+    assert names(pod, "containers") == ["nginx"]
+    proxy = named(pod, "initContainers", "istio-proxy")
+    assert proxy["restartPolicy"] == "Always"
+    assert at(proxy, "startupProbe", "httpGet", "port") == 15021
+    assert at(proxy, "lifecycle", "preStop", "exec", "command", -1) == "drain"
+
+
+def test_annotation_decides_over_the_cluster_about_native_sidecars() -> None:
+    assert "istio-proxy" in names(inject(noted("sidecar.istio.io/nativeSidecar", "true")), "initContainers")
+    pod = inject(noted("sidecar.istio.io/nativeSidecar", "false"), config(native=True))
+    assert "istio-proxy" in names(pod, "containers")
+
+
+def test_hold_puts_the_proxy_first_with_a_hook_that_waits() -> None:
+    pod = inject(noted("proxy.istio.io/config", "holdApplicationUntilProxyStarts: true"))
+    assert names(pod, "containers") == ["istio-proxy", "nginx"]
+    hook = at(named(pod, "containers", "istio-proxy"), "lifecycle", "postStart", "exec", "command")
+    assert hook == ["pilot-agent", "wait"]
+
+
+def test_capture_flags_follow_the_annotations() -> None:
+    pod = copy_object(NGINX)
+    metadata = pod["metadata"]
+    assert isinstance(metadata, dict)
+    metadata["annotations"] = {
+        "traffic.sidecar.istio.io/excludeInboundPorts": "9000",
+        "traffic.sidecar.istio.io/excludeOutboundPorts": "25",
+        "traffic.sidecar.istio.io/includeOutboundIPRanges": "10.0.0.0/8",
+    }
+    arguments = named(inject(pod), "initContainers", "istio-init")["args"]
+    assert isinstance(arguments, list)
+    flags = dict(zip(arguments[1::2], arguments[2::2], strict=False))
+    assert flags["-d"] == "15090,15021,9000,15020"
+    assert flags["-o"] == "25"
+    assert flags["-i"] == "10.0.0.0/8"
+
+
+def test_resources_come_from_annotations_or_values() -> None:
+    default = named(inject(NGINX), "containers", "istio-proxy")["resources"]
+    assert at(default, "requests", "cpu") == "100m"
+    own = named(inject(noted("sidecar.istio.io/proxyCPU", "7m")), "containers", "istio-proxy")["resources"]
+    assert own == {"requests": {"cpu": "7m"}}
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "said"),
+    [
+        ("traffic.sidecar.istio.io/excludeInboundPorts", "80,x", "no port"),
+        ("sidecar.istio.io/interceptionMode", "SOMETIMES", "one of"),
+        ("proxy.istio.io/config", "- a", "not a mapping"),
+        ("inject.istio.io/templates", "nothing", "does not exist"),
+        ("prometheus.io/port", "15090", "belongs to the proxy"),
+        ("proxy.istio.io/overrides", "{", "not JSON"),
+    ],
+)
+def test_an_annotation_that_cannot_be_used_is_named(name: str, value: str, said: str) -> None:
+    with pytest.raises(MeltemError, match=said):
+        inject(noted(name, value))
+
+
+def test_injecting_twice_is_injecting_once() -> None:
+    once = inject(NGINX)
+    assert inject(once) == once
+    native = config(native=True)
+    assert inject(inject(NGINX, native), native) == inject(NGINX, native)
+
+
+def test_the_users_own_proxy_container_wins_and_is_remembered() -> None:
+    pod = copy_object(NGINX)
+    own: JsonObject = {"name": "istio-proxy", "image": "auto", "resources": {"requests": {"cpu": "1"}}}
+    objects = at(pod, "spec", "containers")
+    assert isinstance(objects, list)
+    objects.append(own)
+    injected = inject(pod)
+    proxy = named(injected, "containers", "istio-proxy")
+    assert proxy["image"] == "docker.io/meltem/proxyv2:0.1.0"
+    assert at(proxy, "resources", "requests", "cpu") == "1"
+    assert "istio-proxy" in str_at(injected, "metadata", "annotations", "proxy.istio.io/overrides")
+    assert inject(injected) == injected
+
+
+def test_a_gateway_pod_is_filled_in() -> None:
+    pod: JsonObject = {
+        "metadata": {
+            "labels": {"istio": "ingressgateway"},
+            "annotations": {"inject.istio.io/templates": "gateway"},
+            "generateName": "istio-ingressgateway-7c-",
+        },
+        "spec": {"containers": [{"name": "istio-proxy", "image": "auto", "ports": [{"containerPort": 8080}]}]},
+    }
+    injected = inject(pod)
+    proxy = named(injected, "containers", "istio-proxy")
+    assert proxy["image"] == "docker.io/meltem/proxyv2:0.1.0"
+    assert at(proxy, "args", 1) == "router"
+    assert "initContainers" not in (at(injected, "spec") or {})
+    assert {8080, 15090} == {at(p, "containerPort") for p in objects_at(proxy, "ports")}
+
+
+def test_custom_templates_are_merged_after_the_sidecar() -> None:
+    pod = inject(noted("inject.istio.io/templates", "sidecar,custom"))
+    assert str_at(pod, "metadata", "labels", "extra") == "nginx"
+    assert "istio-proxy" in names(pod, "containers")
+
+
+def test_mode_none_and_tproxy() -> None:
+    none = inject(noted("sidecar.istio.io/interceptionMode", "NONE"))
+    assert names(none, "initContainers") == ["setup"]
+    tproxy = inject(noted("sidecar.istio.io/interceptionMode", "TPROXY"))
+    context = named(tproxy, "containers", "istio-proxy")["securityContext"]
+    assert at(context, "capabilities", "add") == ["NET_ADMIN"]
+    assert at(context, "runAsUser") == 0
+
+
+def review(pod: JsonObject, path: str = "/inject", used: InjectorConfig = CONFIG) -> JsonObject:
+    request: JsonObject = {
+        "apiVersion": "admission.k8s.io/v1",
+        "kind": "AdmissionReview",
+        "request": {"uid": "7", "kind": {"kind": "Pod"}, "namespace": "shop", "object": pod},
+    }
+    answer = webhook.review(request, path, used)["response"]
+    assert isinstance(answer, dict)
+    return answer
+
+
+def test_the_webhook_answers_with_a_patch_that_makes_the_injected_pod() -> None:
+    answer = review(NGINX, "/inject/cluster/east/net/lan")
+    assert answer["allowed"] is True
+    operations = json.loads(base64.b64decode(str_at(answer, "patch")))
+    pod = apply(copy_object(NGINX), operations)
+    assert names(pod, "containers") == ["nginx", "istio-proxy"]
+    assert variables(pod)["ISTIO_META_CLUSTER_ID"] == "east"
+    assert variables(pod)["ISTIO_META_NETWORK"] == "lan"
+    assert str_at(pod, "metadata", "labels", "topology.istio.io/network") == "lan"
+
+
+def test_the_webhook_refuses_what_it_cannot_inject_and_says_why() -> None:
+    answer = review(noted("traffic.sidecar.istio.io/excludeInboundPorts", "x"))
+    assert answer["allowed"] is False
+    assert "excludeInboundPorts" in str_at(answer, "status", "message")
+
+
+@pytest.mark.parametrize(
+    ("labels", "spec", "namespace", "policy", "injected"),
+    [
+        ({}, {}, "shop", "enabled", True),
+        ({}, {}, "shop", "disabled", False),
+        ({"sidecar.istio.io/inject": "true"}, {}, "shop", "disabled", True),
+        ({"sidecar.istio.io/inject": "false"}, {}, "shop", "enabled", False),
+        ({}, {"hostNetwork": True}, "shop", "enabled", False),
+        ({"sidecar.istio.io/inject": "true"}, {"hostNetwork": True}, "shop", "enabled", False),
+        ({"sidecar.istio.io/inject": "true"}, {}, "kube-system", "enabled", False),
+    ],
+)
+def test_policy(labels: JsonObject, spec: JsonObject, namespace: str, policy: str, injected: bool) -> None:
+    from meltem.inject.policy import decide
+
+    pod: JsonObject = {"metadata": {"labels": labels}, "spec": spec}
+    assert decide(pod, namespace, config(policy=policy)).inject is injected
+
+
+def test_kube_inject_takes_every_workload_and_leaves_the_rest() -> None:
+    pod: JsonObject = {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
+    deployment: JsonObject = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}}
+    deployment["spec"] = {"template": pod}
+    cron: JsonObject = {"apiVersion": "batch/v1", "kind": "CronJob", "metadata": {"name": "c"}}
+    cron["spec"] = {"jobTemplate": {"spec": {"template": pod}}}
+    service: JsonObject = {"apiVersion": "v1", "kind": "Service", "metadata": {"name": "s"}}
+    text = yamlio.dump_all([{"apiVersion": "v1", "kind": "List", "items": [deployment, service]}, cron])
+    listed, job = yamlio.load_all(kube_inject.inject_text(text, CONFIG))
+    path = ("spec", "template", "spec", "containers", 1, "name")
+    assert at(listed, "items", 0, *path) == "istio-proxy"
+    assert at(listed, "items", 1) == service
+    assert at(job, "spec", "jobTemplate", *path) == "istio-proxy"
+    again = kube_inject.inject_text(kube_inject.inject_text(text, CONFIG), CONFIG)
+    assert yamlio.load_all(again) == [listed, job]
+
+
+def test_injection_is_quick() -> None:
+    review(NGINX)
+    best = min(_timed() for _ in range(5))
+    assert best < 0.05, f"{best * 1000:.1f} ms"
+
+
+def _timed() -> float:
+    start = time.perf_counter()
+    review(NGINX)
+    return time.perf_counter() - start
+
+
+def apply(value: Json, operations: list[JsonObject]) -> JsonObject:
+    """RFC 6902 as far as our patches go."""
+    for operation in operations:
+        *parents, last = [p.replace("~1", "/").replace("~0", "~") for p in str_at(operation, "path").split("/")[1:]]
+        target: Json = value
+        for part in parents:
+            target = target[int(part)] if isinstance(target, list) else target[part]
+        if isinstance(target, list):
+            if operation["op"] == "add":
+                target.insert(int(last), operation["value"])
+            elif operation["op"] == "remove":
+                del target[int(last)]
+            else:
+                target[int(last)] = operation["value"]
+        elif operation["op"] == "remove":
+            del target[last]
+        else:
+            target[last] = operation["value"]
+    assert isinstance(value, dict)
+    return value
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"a": 1}, {"a": 2, "b": None}),
+        ({"a": [1, 2, 3, 4]}, {"a": [1, 4]}),
+        ({"a": [1]}, {"a": [0, 1, 2]}),
+        ({"a/b~c": {"d": []}}, {"a/b~c": {"d": [[1]], "e": {}}}),
+        ({"a": True}, {"a": 1}),
+        ({"a": [{"x": 1}, {"y": 2}, {"z": 3}]}, {"a": [{"x": 2}, {"z": 3}]}),
+    ],
+)
+def test_patches_lead_from_old_to_new(old: JsonObject, new: JsonObject) -> None:
+    result = apply(copy_object(old), patch.create(old, new))
+    assert json.dumps(result) == json.dumps(new)
