@@ -37,6 +37,7 @@ def _fillers() -> dict[tuple[str, str], Filler]:
         ("", "ReplicationController"): _replication_controller,
         ("", "Service"): _service,
         ("", "Endpoints"): _endpoints,
+        ("", "Event"): _event,
         ("", "Secret"): _secret,
         ("", "Namespace"): _namespace,
         ("", "PersistentVolume"): _persistent_volume,
@@ -101,7 +102,7 @@ def _replica_set(obj: JsonObject) -> None:
 
 def _stateful_set(obj: JsonObject) -> None:
     spec = ensure_object(obj, "spec")
-    fill(spec, replicas=1, revisionHistoryLimit=10, podManagementPolicy="OrderedReady")
+    fill(spec, replicas=1, revisionHistoryLimit=10, podManagementPolicy="OrderedReady", serviceName="")
     strategy = ensure_object(spec, "updateStrategy")
     if not strategy.get("type"):
         strategy["type"] = "RollingUpdate"
@@ -153,6 +154,8 @@ def _job_selector(obj: JsonObject, spec: JsonObject) -> None:
         labels[f"{prefix}controller-uid"] = uid
         labels[f"{prefix}job-name"] = name_of(obj)
     spec["selector"] = {"matchLabels": {"batch.kubernetes.io/controller-uid": uid}}
+    fill(spec, manualSelector=False)
+    fill(ensure_object(obj, "metadata"), labels=dict(labels))
 
 
 def _cron_job(obj: JsonObject) -> None:
@@ -160,6 +163,8 @@ def _cron_job(obj: JsonObject) -> None:
     fill(spec, concurrencyPolicy="Allow", suspend=False, successfulJobsHistoryLimit=3, failedJobsHistoryLimit=1)
     if isinstance(pod := at(spec, "jobTemplate", "spec", "template", "spec"), dict):
         pods.pod_spec(pod)
+        fill(object_at(spec, "jobTemplate"), metadata={})
+        fill(object_at(spec, "jobTemplate", "spec", "template"), metadata={})
 
 
 def _autoscaler(obj: JsonObject) -> None:
@@ -205,6 +210,12 @@ def _service(obj: JsonObject) -> None:
     fill(ensure_object(obj, "status"), loadBalancer={})
 
 
+def _event(obj: JsonObject) -> None:
+    for moment in ("eventTime", "firstTimestamp", "lastTimestamp"):
+        obj.setdefault(moment, None)
+    fill(obj, reportingComponent="", reportingInstance="", source={})
+
+
 def _endpoints(obj: JsonObject) -> None:
     for subset in objects_at(obj, "subsets"):
         for port in objects_at(subset, "ports"):
@@ -214,6 +225,8 @@ def _endpoints(obj: JsonObject) -> None:
 def _endpoint_slice(obj: JsonObject) -> None:
     for port in objects_at(obj, "ports"):
         fill(port, name="", protocol="TCP")
+    for endpoint in objects_at(obj, "endpoints"):
+        fill(endpoint, conditions={})
 
 
 def _secret(obj: JsonObject) -> None:

@@ -21,6 +21,7 @@ from meltem.objects import Json, JsonObject, bool_at, list_at, name_of, object_a
 
 _COLUMN_TYPES = ("boolean", "date", "integer", "number", "string")
 _COLUMN_FORMATS = ("byte", "date", "date-time", "double", "float", "int32", "int64", "password")
+_PER_VERSION = ("schema", "subresources", "additionalPrinterColumns", "selectableFields")
 _SCOPES = ("Cluster", "Namespaced")
 
 
@@ -97,13 +98,15 @@ def _names(names: JsonObject) -> Iterator[FieldError]:
 def _versions(spec: JsonObject) -> Iterator[FieldError]:
     versions = objects_at(spec, "versions")
     if not versions:
-        yield f.missing("spec.versions")
+        yield f.bad_value("spec.versions", [], "must have exactly one version marked as storage version")
         return
     stored = [v for v in versions if bool_at(v, "storage")]
     if len(stored) != 1:
         shown: list[Json] = [str_at(v, "name") for v in versions]
         yield f.bad_value("spec.versions", shown, "must have exactly one version marked as storage version")
     seen: set[str] = set()
+    # What all versions share, Kubernetes keeps and reports as a field of the spec.
+    hoisted = {k for k in _PER_VERSION if all(v.get(k) == versions[0].get(k) for v in versions)}
     for index, version in enumerate(versions):
         here = f"spec.versions[{index}]"
         name = str_at(version, "name")
@@ -116,10 +119,15 @@ def _versions(spec: JsonObject) -> Iterator[FieldError]:
         if not isinstance(raw, dict):
             yield f.missing(f"{here}.schema.openAPIV3Schema", "schemas are required")
         else:
-            yield from _schema(raw, f"{here}.schema.openAPIV3Schema")
-        yield from _subresources(version, here)
+            shared = "schema" in hoisted
+            if not shared or index == 0:
+                yield from _schema(raw, f"{'spec.validation' if shared else f'{here}.schema'}.openAPIV3Schema")
+        if "subresources" not in hoisted or index == 0:
+            yield from _subresources(version, "spec" if "subresources" in hoisted else here)
         for at, column in enumerate(objects_at(version, "additionalPrinterColumns")):
-            yield from _column(column, f"{here}.additionalPrinterColumns[{at}]")
+            shared = "additionalPrinterColumns" in hoisted
+            if not shared or index == 0:
+                yield from _column(column, f"{'spec' if shared else here}.additionalPrinterColumns[{at}]")
         for at, field in enumerate(objects_at(version, "selectableFields")):
             yield from _path(str_at(field, "jsonPath"), f"{here}.selectableFields[{at}].jsonPath")
 
@@ -174,7 +182,7 @@ def _column(column: JsonObject, here: str) -> Iterator[FieldError]:
     form = str_at(column, "format")
     if form and form not in _COLUMN_FORMATS:
         yield f.bad_value(f"{here}.format", form, f"must be one of {','.join(_COLUMN_FORMATS)}")
-    yield from _path(str_at(column, "jsonPath"), f"{here}.jsonPath")
+    yield from _path(str_at(column, "jsonPath"), f"{here}.JSONPath")
 
 
 def _path(path: str, where: str) -> Iterator[FieldError]:
@@ -183,8 +191,8 @@ def _path(path: str, where: str) -> Iterator[FieldError]:
         return
     try:
         jsonpath.parse(path)
-    except InvalidResource as error:
-        yield f.bad_value(where, path, error.what)
+    except InvalidResource:
+        yield f.bad_value(where, path, "must be a simple json path starting with .")
 
 
 def _conversion(conversion: JsonObject) -> Iterator[FieldError]:

@@ -17,9 +17,22 @@ def default(schema: Schema, obj: JsonObject) -> JsonObject:
     filled = copy_object(obj)
     if schema.builtin:
         default_builtin(schema.gvk, filled)
+        _status(schema, filled)
         return filled
     _fill(schema, filled, 0)
     return filled
+
+
+def _status(schema: Schema, obj: JsonObject) -> None:
+    """Kubernetes' types always have a status, with its counts at zero."""
+    status = schema.properties.get("status")
+    if status is None or schema.gvk[2] in ("Node", "Endpoints"):
+        return
+    found = obj.setdefault("status", {})
+    if isinstance(found, dict):
+        for name in status.required:
+            if name not in found and status.properties[name].type == "integer":
+                found[name] = 0
 
 
 def _fill(schema: Schema, value: Json, depth: int) -> None:

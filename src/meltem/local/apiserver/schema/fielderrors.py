@@ -70,8 +70,13 @@ def not_found(path: str, value: Json) -> FieldError:
 
 
 def unique(errors: Iterable[FieldError]) -> list[FieldError]:
-    """The errors in their order, one for each path and reason."""
-    return list({(e.path, e.reason): e for e in reversed(list(errors))}.values())[::-1]
+    """The errors in their order, one for each path and reason: the one that says most."""
+    kept: dict[tuple[str, str], FieldError] = {}
+    for error in errors:
+        known = kept.get((error.path, error.reason))
+        if known is None or (error.reason == "FieldValueRequired" and len(error.message) > len(known.message)):
+            kept[error.path, error.reason] = error
+    return list(kept.values())
 
 
 def invalid(group: str, kind: str, name: str, errors: Sequence[FieldError]) -> Invalid:

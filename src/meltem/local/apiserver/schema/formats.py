@@ -56,6 +56,8 @@ def dns_label_problem(text: str) -> str:
     """Why the text is no RFC 1123 label; empty when it is one."""
     if len(text) > 63:
         return "must be no more than 63 bytes"
+    if "." in text:
+        return "must not contain dots"
     return "" if _DNS_LABEL.match(text) else LABEL_MESSAGE
 
 

@@ -48,6 +48,9 @@ def pod_spec(spec: JsonObject) -> None:
         securityContext={},
         terminationGracePeriodSeconds=30,
     )
+    grace = spec.get("terminationGracePeriodSeconds")
+    if isinstance(grace, int) and grace < 0:
+        spec["terminationGracePeriodSeconds"] = 1
     account = str_at(spec, "serviceAccountName") or str_at(spec, "serviceAccount")
     if account:
         spec["serviceAccountName"] = spec["serviceAccount"] = account

@@ -24,4 +24,4 @@ def validate(schema: Schema, obj: JsonObject, old: JsonObject | None) -> list[Fi
     errors = list(check(schema, obj, ""))
     if any(e.reason == "FieldValueTypeInvalid" for e in errors):
         return unique(errors)
-    return unique([*errors, *kind_rules(schema, obj, old)])
+    return unique([*kind_rules(schema, obj, old), *errors])

@@ -7,6 +7,7 @@ resources keep both, as Kubernetes does.
 from __future__ import annotations
 
 from meltem.errors import InvalidResource
+from meltem.local.apiserver.schema.formats import QUANTITY_MESSAGE, is_quantity
 from meltem.local.apiserver.schema.quantity import canonical
 from meltem.local.apiserver.schema.types import Schema
 from meltem.objects import Json, JsonObject
@@ -106,6 +107,16 @@ def decode_problem(schema: Schema, obj: JsonObject) -> str:
     return _decode(schema, obj, "", schema.gvk[2], 0)
 
 
+def _base64_problem(text: str) -> int:
+    """Where the text stops being base64; -1 where it does not."""
+    plain = text.replace("\n", "").replace("\r", "")
+    for at, char in enumerate(plain):
+        if char not in _BASE64 and not (char == "=" and at >= len(plain) - 2 and len(plain) % 4 == 0):
+            return at
+    return -1 if len(plain) % 4 == 0 else len(plain) - len(plain) % 4
+
+
+_BASE64 = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/")
 _GO_NAMES = {"object": "object", "array": "array", "string": "string", "boolean": "bool"}
 
 
@@ -132,6 +143,10 @@ def _decode(schema: Schema, value: Json, path: str, struct: str, depth: int) -> 
                 if found := _decode(schema.items, item, path, struct, depth + 1):
                     return found
         return ""
+    if isinstance(value, str) and schema.format == "quantity" and not is_quantity(value):
+        return QUANTITY_MESSAGE
+    if isinstance(value, str) and schema.format == "byte" and (at := _base64_problem(value)) >= 0:
+        return f"illegal base64 data at input byte {at}"
     return "" if _scalar_fits(schema, value) else _mismatch(schema, value, path, struct)
 
 
@@ -154,6 +169,10 @@ def _scalar_fits(schema: Schema, value: Json) -> bool:
             return isinstance(value, str | int | float) and not isinstance(value, bool)
 
 
+def _go_type(schema: Schema) -> str:
+    return ".".join(schema.name.split(".")[-2:])
+
+
 def _mismatch(schema: Schema, value: Json, path: str, struct: str) -> str:
     if isinstance(value, bool):
         found = "bool"
@@ -165,8 +184,8 @@ def _mismatch(schema: Schema, value: Json, path: str, struct: str) -> str:
         _GO_NAMES.get(schema.type) or schema.format or {"number": "float64", "integer": "int64"}.get(schema.type, "")
     )
     if schema.type == "object":
-        wanted = schema.name.rpartition(".")[2] or "map[string]string"
+        wanted = _go_type(schema) or "map[string]string"
     elif schema.type == "array":
         item = schema.items
-        wanted = f"[]{(item.name.rpartition('.')[2] or item.type) if item else 'object'}"
+        wanted = f"[]{(_go_type(item) or item.type) if item else 'object'}"
     return f"json: cannot unmarshal {found} into Go struct field {struct}.{path} of type {wanted}"

@@ -37,8 +37,8 @@ def compiled(pattern: str) -> Pattern | Refused:
     try:
         return cast(Pattern, re2.compile(pattern, options))
     except re2.error as error:
-        reason = str(error.args[0]) if error.args else "not a regular expression"
-        return Refused(reason)
+        reason = error.args[0] if error.args else "not a regular expression"
+        return Refused(reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason))
 
 
 def problem(pattern: str) -> str:

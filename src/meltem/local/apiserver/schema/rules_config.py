@@ -162,7 +162,7 @@ def role_binding(obj: JsonObject, old: JsonObject | None) -> Iterator[FieldError
     ref = object_at(obj, "roleRef")
     if ref.get("apiGroup") != _RBAC:
         yield f.unsupported("roleRef.apiGroup", ref.get("apiGroup"), (_RBAC,))
-    kinds = ("ClusterRole",) if str_at(obj, "kind") == "ClusterRoleBinding" else ("ClusterRole", "Role")
+    kinds = ("ClusterRole",) if str_at(obj, "kind") == "ClusterRoleBinding" else ("Role", "ClusterRole")
     if ref.get("kind") not in kinds:
         yield f.unsupported("roleRef.kind", ref.get("kind"), kinds)
     if not str_at(ref, "name"):
@@ -173,10 +173,10 @@ def role_binding(obj: JsonObject, old: JsonObject | None) -> Iterator[FieldError
         if not str_at(subject, "name"):
             yield f.missing(f"{here}.name")
         if kind == "ServiceAccount":
-            if not str_at(subject, "namespace"):
+            if kinds == ("ClusterRole",) and not str_at(subject, "namespace"):
                 yield f.missing(f"{here}.namespace")
         elif kind not in ("User", "Group"):
-            yield f.unsupported(f"{here}.kind", kind, ("Group", "ServiceAccount", "User"))
+            yield f.unsupported(f"{here}.kind", kind, ("ServiceAccount", "User", "Group"))
     if old is not None and old.get("roleRef") != ref:
         yield f.bad_value("roleRef", ref, "cannot change roleRef")
 

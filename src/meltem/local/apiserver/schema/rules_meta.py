@@ -11,7 +11,6 @@ from typing import TypeAlias
 from meltem.local.apiserver.schema import fielderrors as f
 from meltem.local.apiserver.schema.fielderrors import FieldError
 from meltem.local.apiserver.schema.formats import (
-    dns1035_problem,
     dns_label_problem,
     dns_subdomain_problem,
     label_value_problem,
@@ -30,9 +29,7 @@ def name_check(group: str, kind: str, *, builtin: bool = True) -> NameCheck:
     """How the kind wants its names."""
     if not builtin:
         return dns_subdomain_problem
-    if (group, kind) == ("", "Service"):
-        return dns1035_problem
-    if (group, kind) == ("", "Namespace"):
+    if (group, kind) in (("", "Service"), ("", "Namespace")):
         return dns_label_problem
     if group == "rbac.authorization.k8s.io" and kind in _RBAC_KINDS:
         return path_segment_problem

@@ -138,8 +138,8 @@ def endpoint_slice(obj: JsonObject, old: JsonObject | None) -> Iterator[FieldErr
             yield f.missing(f"endpoints[{index}].addresses", "must contain at least 1 address")
         if len(addresses) > 100:
             yield f.too_many(f"endpoints[{index}].addresses", len(addresses), 100)
-        for at, address in enumerate(addresses):
-            yield from _slice_address(kind, address, f"endpoints[{index}].addresses[{at}]")
+        for address in addresses:
+            yield from _slice_address(kind, address, f"endpoints[{index}].addresses")
     names: set[str] = set()
     for index, port in enumerate(objects_at(obj, "ports")):
         name = str_at(port, "name")
@@ -149,8 +149,6 @@ def endpoint_slice(obj: JsonObject, old: JsonObject | None) -> Iterator[FieldErr
         if name and (problem := dns_label_problem(name)):
             yield f.bad_value(f"ports[{index}].name", name, problem)
         yield from c.one_of(port.get("protocol"), f"ports[{index}].protocol", _PROTOCOLS)
-        if port.get("port") is not None:
-            yield from c.port(port.get("port"), f"ports[{index}].port")
 
 
 def _slice_address(kind: str, address: str, path: str) -> Iterator[FieldError]:
@@ -171,7 +169,7 @@ def ingress(obj: JsonObject, old: JsonObject | None) -> Iterator[FieldError]:
     del old
     spec = object_at(obj, "spec")
     if not objects_at(spec, "rules") and spec.get("defaultBackend") is None:
-        yield f.bad_value("spec", spec, "either `defaultBackend` or `rules` must be specified")
+        yield f.bad_value("spec", spec or None, "either `defaultBackend` or `rules` must be specified")
     if isinstance(backend := spec.get("defaultBackend"), dict):
         yield from _backend(backend, "spec.defaultBackend")
     for index, rule in enumerate(objects_at(spec, "rules")):
@@ -232,10 +230,10 @@ def _backend(backend: JsonObject, path: str) -> Iterator[FieldError]:
     if isinstance(resource, dict):
         return
     if not isinstance(found, dict) or not str_at(found, "name"):
-        yield f.missing(
-            f"{path}.service.name" if isinstance(found, dict) else path,
-            "" if found else "resource or service backend is required",
-        )
+        if isinstance(found, dict):
+            yield f.missing(f"{path}.service.name")
+        else:
+            yield f.bad_value(path, "", "resource or service backend is required")
         return
     if problem := dns1035_problem(str_at(found, "name")):
         yield f.bad_value(f"{path}.service.name", str_at(found, "name"), problem)

@@ -73,7 +73,9 @@ def pod_spec(spec: JsonObject, path: str, *, restart: tuple[str, ...] = _RESTART
             if kind == "initContainers":
                 yield from _init_container(container, here)
     policy = spec.get("restartPolicy")
-    if policy not in restart:
+    if policy == "Always" and "Always" not in restart:
+        yield f.missing(f"{path}.restartPolicy", f"valid values: {', '.join(f.shown(r) for r in restart)}")
+    elif policy not in restart:
         yield f.unsupported(f"{path}.restartPolicy", policy, restart)
     if spec.get("dnsPolicy") not in _DNS:
         yield f.unsupported(f"{path}.dnsPolicy", spec.get("dnsPolicy"), _DNS)
@@ -81,7 +83,6 @@ def pod_spec(spec: JsonObject, path: str, *, restart: tuple[str, ...] = _RESTART
         yield f.missing(
             f"{path}.dnsConfig.nameservers", "must provide at least one DNS nameserver when `dnsPolicy` is None"
         )
-    yield from c.not_negative(spec, ("terminationGracePeriodSeconds",), path)
     deadline = spec.get("activeDeadlineSeconds")
     if isinstance(deadline, int) and not 1 <= deadline <= (1 << 31) - 1:
         yield f.bad_value(f"{path}.activeDeadlineSeconds", deadline, "must be between 1 and 2147483647, inclusive")
@@ -121,7 +122,7 @@ def _volumes(spec: JsonObject, path: str) -> Iterator[FieldError]:
         elif name in names:
             yield f.duplicate(f"{here}.name", name)
         names.add(name)
-        sources = [k for k, v in volume.items() if k != "name" and v is not None]
+        sources = sorted((k for k, v in volume.items() if k != "name" and v is not None), key=_source_order)
         for extra in sources[1:]:
             yield f.forbidden(f"{here}.{extra}", "may not specify more than 1 volume type")
         for kind, key in (
@@ -138,6 +139,12 @@ def _volumes(spec: JsonObject, path: str) -> Iterator[FieldError]:
             if len([k for k, v in source.items() if v is not None]) > 1:
                 yield f.forbidden(f"{here}.projected.sources[{at}]", "may not specify more than 1 volume type")
     return names
+
+
+def _source_order(kind: str) -> int:
+    """The order in which Kubernetes looks at a volume's sources; the first one counts."""
+    order = ("emptyDir", "hostPath", "secret", "nfs", "persistentVolumeClaim", "configMap", "downwardAPI", "projected")
+    return order.index(kind) if kind in order else len(order)
 
 
 def _mode(source: JsonObject, path: str) -> Iterator[FieldError]:
@@ -284,6 +291,8 @@ def _handler(handler: JsonObject, path: str) -> Iterator[FieldError]:
     kinds = [k for k in _HANDLERS if handler.get(k) is not None]
     if not kinds:
         yield f.missing(path, "must specify a handler type")
+    if isinstance(found := handler.get("exec"), dict) and not list_at(found, "command"):
+        yield f.missing(f"{path}.exec.command")
     for extra in kinds[1:]:
         yield f.forbidden(f"{path}.{extra}", "may not specify more than 1 handler type")
     for kind in ("httpGet", "tcpSocket", "grpc"):
@@ -291,8 +300,6 @@ def _handler(handler: JsonObject, path: str) -> Iterator[FieldError]:
             yield from c.port_or_name(found.get("port"), f"{path}.{kind}.port")
     if isinstance(found := handler.get("httpGet"), dict):
         yield from c.one_of(found.get("scheme"), f"{path}.httpGet.scheme", ("HTTP", "HTTPS"))
-    if isinstance(found := handler.get("exec"), dict) and not list_at(found, "command"):
-        yield f.missing(f"{path}.exec.command")
 
 
 def _tolerations(spec: JsonObject, path: str) -> Iterator[FieldError]:

@@ -40,6 +40,8 @@ def _selector(obj: JsonObject, old: JsonObject | None, what: str) -> Iterator[Fi
     selector = spec.get("selector")
     if not isinstance(selector, dict):
         yield f.missing("spec.selector")
+        found = object_at(spec, "template", "metadata", "labels")
+        yield f.bad_value("spec.template.metadata.labels", found, "`selector` does not match template `labels`")
         return
     yield from label_selector(selector, "spec.selector")
     if not object_at(selector, "matchLabels") and not objects_at(selector, "matchExpressions"):
@@ -61,7 +63,8 @@ def deployment(obj: JsonObject, old: JsonObject | None) -> Iterator[FieldError]:
     strategy = object_at(spec, "strategy")
     kind = str_at(strategy, "type")
     if kind not in ("Recreate", "RollingUpdate"):
-        yield f.unsupported("spec.strategy.type", kind, ("Recreate", "RollingUpdate"))
+        shown: JsonObject = {"Type": kind, "RollingUpdate": strategy.get("rollingUpdate")}
+        yield f.unsupported("spec.strategy", shown, ("Recreate", "RollingUpdate"))
     elif kind == "Recreate" and strategy.get("rollingUpdate") is not None:
         yield f.forbidden("spec.strategy.rollingUpdate", "may not be specified when strategy `type` is 'Recreate'")
     elif kind == "RollingUpdate":
@@ -139,7 +142,8 @@ def daemon_set(obj: JsonObject, old: JsonObject | None) -> Iterator[FieldError]:
     yield from _template(spec, "spec", ("Always",))
     kind = str_at(spec, "updateStrategy", "type")
     if kind not in ("OnDelete", "RollingUpdate"):
-        yield f.unsupported("spec.updateStrategy.type", kind, ("OnDelete", "RollingUpdate"))
+        shown: JsonObject = {"Type": kind, "RollingUpdate": object_at(spec, "updateStrategy").get("rollingUpdate")}
+        yield f.unsupported("spec.updateStrategy", shown, ("RollingUpdate", "OnDelete"))
     elif kind == "RollingUpdate":
         rolling = object_at(spec, "updateStrategy", "rollingUpdate")
         for key in ("maxUnavailable", "maxSurge"):
@@ -242,12 +246,15 @@ def autoscaler(obj: JsonObject, old: JsonObject | None) -> Iterator[FieldError]:
     if least < 1:
         yield f.bad_value("spec.minReplicas", least, "must be greater than or equal to 1")
     if most < 1:
-        yield f.bad_value("spec.maxReplicas", most, "must be greater than 0")
-    elif most < least:
+        yield f.missing("spec.maxReplicas", "must be set and greater than 0")
+    if most < least:
         yield f.bad_value("spec.maxReplicas", most, "must be greater than or equal to `minReplicas`")
     for key in ("kind", "name"):
         if not str_at(spec, "scaleTargetRef", key):
             yield f.missing(f"spec.scaleTargetRef.{key}")
+    version = str_at(spec, "scaleTargetRef", "apiVersion")
+    if "/" not in version and str_at(spec, "scaleTargetRef", "kind") != "ReplicationController":
+        yield f.bad_value("spec.scaleTargetRef.apiVersion", version, "apiVersion must specify API group")
 
 
 def disruption_budget(obj: JsonObject, old: JsonObject | None) -> Iterator[FieldError]:
