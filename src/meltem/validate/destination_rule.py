@@ -6,6 +6,7 @@ In: a `DestinationRule`. Out: findings.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from itertools import islice
 
 from meltem.resources.networking import (
     ConnectionPool,
@@ -27,6 +28,7 @@ from meltem.validate.tls import check_client_tls
 
 _TOPOLOGY = frozenset({"topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone"})
 MAX_MAGLEV = 5000011
+MAX_LOCALITIES = 500
 
 
 def check_destination_rule(r: Report, rule: DestinationRule) -> None:
@@ -277,7 +279,7 @@ def _failover(r: Report, rules: tuple[LocalityFailover, ...]) -> None:
 def _localities(r: Report, names: Iterable[str]) -> None:
     """`region/zone/subzone`, `*` only at the end, none within another."""
     seen: list[tuple[str, ...]] = []
-    for name in names:
+    for name in islice(names, MAX_LOCALITIES):
         if name.count("*") > 1 or ("*" in name and not name.endswith("*")):
             r.error(f"{name[:80]!r}: '*' may stand once, at the end")
             continue

@@ -16,6 +16,8 @@ from meltem.validate.findings import Report
 from meltem.validate.http_route import check_destinations, check_gateways, check_http_route, is_claim
 
 MESH = "mesh"
+MAX_PATH = 2048
+MAX_SAME_PREFIX = 16
 R = TypeVar("R", HTTPRoute, TCPRoute, TLSRoute)
 
 
@@ -33,8 +35,9 @@ def check_virtual_service(r: Report, vs: VirtualService) -> None:
         check_http_route(r.at("http", i), route, delegate=not spec.hosts)
         if not at_gateway:
             _no_claims(r.at("http", i), route)
+    hosts = Hosts(spec.hosts)
     for i, route in enumerate(spec.tls):
-        _tls_route(r.at("tls", i), route, spec, at_gateway=at_gateway)
+        _tls_route(r.at("tls", i), route, hosts, at_gateway=at_gateway)
     for i, route in enumerate(spec.tcp):
         _tcp_route(r.at("tcp", i), route)
     checks.check_export_to(r, vs.namespace, spec.export_to)
@@ -69,28 +72,38 @@ def _hosts(r: Report, spec: Spec, *, at_gateway: bool) -> bool:
 
 
 def _no_overlap(r: Report, hosts: tuple[str, ...]) -> None:
-    for i, one in enumerate(hosts):
-        for other in hosts[:i]:
-            if overlap(one, other):
-                r.at("hosts", i).error(f"{one!r} overlaps with {other!r}", "Name every host once.")
-                break
+    """Sorted from the end of the name, hosts that a wildcard covers stand right after it: no pair is compared twice."""
+    entries = sorted((h.removeprefix("*")[::-1], not h.startswith("*"), i) for i, h in enumerate(hosts))
+    wildcard: tuple[str, int] | None = None
+    before: tuple[str, int] | None = None
+    for name, exact, i in entries:
+        other = None
+        if wildcard is not None and name.startswith(wildcard[0]):
+            other = wildcard[1]
+        elif before is not None and before[0] == name:
+            other = before[1]
+        if other is not None:
+            r.at("hosts", max(i, other)).error(
+                f"{hosts[max(i, other)]!r} overlaps with {hosts[min(i, other)]!r}", "Name every host once."
+            )
+        elif not exact:
+            wildcard = (name, i)
+        before = (name, i)
 
 
-def overlap(one: str, other: str) -> bool:
-    """Whether some host name is meant by both (`*.a.b` and `x.a.b`)."""
-    wild_one, wild_other = one.startswith("*"), other.startswith("*")
-    if wild_one and wild_other:
-        return one[1:].endswith(other[1:]) or other[1:].endswith(one[1:])
-    if wild_one:
-        return other.endswith(one[1:])
-    if wild_other:
-        return one.endswith(other[1:])
-    return one == other
+class Hosts:
+    """The hosts of a VirtualService, to be asked which names they cover."""
 
+    def __init__(self, hosts: tuple[str, ...]) -> None:
+        self._exact = frozenset(hosts)
+        self._suffixes = frozenset(h.removeprefix("*") for h in hosts if h.startswith("*"))
 
-def within(host: str, of: str) -> bool:
-    """Whether every name that `host` means is meant by `of` too."""
-    return overlap(host, of) and (not host.startswith("*") or (of.startswith("*") and len(of) <= len(host)))
+    def cover(self, name: str) -> bool:
+        """Whether every host that `name` (perhaps with a wildcard) means is meant by one of them."""
+        if name in self._exact:
+            return True
+        text = name.removeprefix("*")[:512]
+        return any(text[k:] in self._suffixes for k in range(len(text) + 1))
 
 
 def _no_claims(r: Report, route: HTTPRoute) -> None:
@@ -103,17 +116,17 @@ def _no_claims(r: Report, route: HTTPRoute) -> None:
                     )
 
 
-def _tls_route(r: Report, route: TLSRoute, spec: Spec, *, at_gateway: bool) -> None:
+def _tls_route(r: Report, route: TLSRoute, hosts: Hosts, *, at_gateway: bool) -> None:
     if not route.match:
         r.at("match").error("a TLS rule needs at least one match", "Match sniHosts.")
     for i, match in enumerate(route.match):
-        _tls_match(r.at("match", i), match, spec, at_gateway=at_gateway)
+        _tls_match(r.at("match", i), match, hosts, at_gateway=at_gateway)
     if not route.route:
         r.at("route").error("the rule has no destination")
     check_destinations(r, route.route)
 
 
-def _tls_match(r: Report, match: TLSMatch, spec: Spec, *, at_gateway: bool) -> None:
+def _tls_match(r: Report, match: TLSMatch, hosts: Hosts, *, at_gateway: bool) -> None:
     if not match.sni_hosts:
         r.at("sniHosts").error("a TLS match needs at least one server name")
     for i, host in enumerate(match.sni_hosts):
@@ -123,7 +136,7 @@ def _tls_match(r: Report, match: TLSMatch, spec: Spec, *, at_gateway: bool) -> N
             if checks.is_ip(host):
                 here.warn("server names are no IP addresses (RFC 6066): most clients will never send this")
             here.error(found)
-        elif not any(within(host, h) for h in spec.hosts):
+        elif not hosts.cover(host):
             here.error(f"{host[:80]!r} is not among the hosts of the VirtualService", "Add it to spec.hosts.")
     for i, subnet in enumerate(match.destination_subnets):
         checks.check_subnet(r.at("destinationSubnets", i), subnet)
@@ -182,21 +195,24 @@ def _unreachable(r: Report, field: str, routes: Sequence[R]) -> None:
 
 
 def _covered(r: Report, routes: tuple[HTTPRoute, ...]) -> None:
-    """Matches whose path an earlier, broader prefix takes first."""
-    broad: list[tuple[int, str, HTTPMatch]] = []
+    """Matches whose path an earlier, broader prefix takes first. Looks at `MAX_SAME_PREFIX` rules a prefix at most."""
+    broad: dict[str, list[tuple[int, HTTPMatch]]] = {}
     for i, route in enumerate(routes):
         for j, match in enumerate(route.match):
             path = _path(match)
-            if path is None:
+            if path is None or len(path) > MAX_PATH:
                 continue
-            hit = next((k for k, prefix, other in broad if path.startswith(prefix) and _looser(other, match)), None)
-            if hit is not None and hit != i:
+            shorter = (broad.get(path[:k], ()) for k in range(1, len(path)))
+            hit = next((n for found in shorter for n, other in found if n != i and _looser(other, match)), None)
+            if hit is not None:
                 r.at("http", i).at("match", j).warn(
                     f"is never used: {_rule(routes[hit], hit)} matches a shorter prefix of the path first",
                     "Put the more specific rule before it.",
                 )
             if match.uri is not None and match.uri.prefix:
-                broad.append((i, match.uri.prefix, match))
+                same = broad.setdefault(match.uri.prefix, [])
+                if len(same) < MAX_SAME_PREFIX:
+                    same.append((i, match))
 
 
 def _path(match: HTTPMatch) -> str | None:
@@ -206,7 +222,7 @@ def _path(match: HTTPMatch) -> str | None:
 
 
 def _looser(broad: HTTPMatch, narrow: HTTPMatch) -> bool:
-    """Whether `broad`, paths aside, matches whatever `narrow` does, and does not just repeat its path."""
+    """Whether `broad`, paths aside, matches whatever `narrow` does."""
     if (
         broad.uri is None
         or broad.uri.prefix in (_path(narrow), None)
