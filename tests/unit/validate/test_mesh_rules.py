@@ -1,0 +1,47 @@
+"""MeshConfig and MeshNetworks: the defaults are good; mistakes are found where they stand."""
+
+from __future__ import annotations
+
+import pytest
+
+from meltem.resources.mesh import parse_mesh_networks, parse_meshconfig
+from meltem.validate import Result, validate_mesh_networks, validate_meshconfig
+
+
+def test_the_defaults_are_good() -> None:
+    assert validate_meshconfig(parse_meshconfig("")) == Result()
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("proxyListenPort: 0", "proxyListenPort"),
+        ("connectTimeout: 60s", "connectTimeout"),
+        ("trustDomain: ''", "trustDomain"),
+        ("defaultConfig: {discoveryAddress: istiod}", "defaultConfig.discoveryAddress"),
+        ("defaultConfig: {drainDuration: 0.5s}", "defaultConfig.drainDuration"),
+        ("defaultConfig: {concurrency: -1}", "defaultConfig.concurrency"),
+        ("defaultConfig: {tracing: {sampling: 101}}", "defaultConfig.tracing.sampling"),
+        ("extensionProviders: [{name: a}]", "extensionProviders[0]"),
+        ("extensionProviders: [{name: a, zipkin: {service: 'a b', port: 1}}]", "extensionProviders[0].zipkin.service"),
+        ("extensionProviders: [{name: a, zipkin: {service: a.b, port: 0}}]", "extensionProviders[0].zipkin.port"),
+        ("localityLbSetting: {failover: [{from: a, to: a}]}", "localityLbSetting.failover[0]"),
+        ("defaultHttpRetryPolicy: {attempts: -2}", "defaultHttpRetryPolicy.attempts"),
+        ("serviceSettings: [{hosts: [a_b]}]", "serviceSettings[0].hosts[0]"),
+    ],
+)
+def test_mistakes_are_found(text: str, path: str) -> None:
+    assert path in [e.path for e in validate_meshconfig(parse_meshconfig(text)).errors]
+
+
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        ("networks: {a: {endpoints: [{}]}}", "networks['a'].endpoints[0]"),
+        ("networks: {a: {endpoints: [{fromCidr: x}]}}", "networks['a'].endpoints[0].fromCidr"),
+        ("networks: {a: {gateways: [{port: 1}]}}", "networks['a'].gateways[0]"),
+        ("networks: {a: {gateways: [{address: b, port: 0}]}}", "networks['a'].gateways[0].port"),
+    ],
+)
+def test_mistakes_in_networks_are_found(text: str, path: str) -> None:
+    assert [e.path for e in validate_mesh_networks(parse_mesh_networks(text)).errors] == [path]
