@@ -83,6 +83,9 @@ from envoy.extensions.http.original_ip_detection.xff.v3 import xff_pb2 as xff
 from envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3 import (
     client_side_weighted_round_robin_pb2 as client_side_weighted_round_robin,
 )
+from envoy.extensions.request_id.uuid.v3 import uuid_pb2 as uuid_request_id
+from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2 as previous_hosts
+from envoy.extensions.retry.priority.previous_priorities.v3 import previous_priorities_config_pb2 as previous_priorities
 from envoy.extensions.transport_sockets.proxy_protocol.v3 import upstream_proxy_protocol_pb2 as upstream_proxy_protocol
 from envoy.extensions.transport_sockets.quic.v3 import quic_transport_pb2 as quic
 from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2 as raw_buffer
@@ -178,6 +181,8 @@ __all__ = [
     "pack",
     "path_matcher",
     "percent",
+    "previous_hosts",
+    "previous_priorities",
     "protocol",
     "proxy_protocol",
     "proxy_protocol_filter",
@@ -207,6 +212,7 @@ __all__ = [
     "tls_inspector",
     "tls_secret",
     "upstream_proxy_protocol",
+    "uuid_request_id",
     "value_matcher",
     "wasm",
     "wrappers_pb2",

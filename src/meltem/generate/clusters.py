@@ -272,14 +272,9 @@ def _inbound(view: InboundView, port: InboundPort) -> Resource:
         name=port.cluster,
         connect_timeout=api.duration(_connect_timeout(port.pool, view.mesh)),
         circuit_breakers={"thresholds": [_thresholds(port.pool, None)]},
-        metadata={
-            "filter_metadata": {
-                "istio": {
-                    "services": [{"host": h, "namespace": ns, "name": n} for h, ns, n in port.services],
-                }
-            }
-        },
     )
+    services = message.metadata.filter_metadata["istio"]
+    services["services"] = [{"host": h, "namespace": ns, "name": n} for h, ns, n in port.services]
     if port.address.startswith("unix://"):
         message.type = C.STATIC
         message.load_assignment.CopyFrom(endpoints.to_pipe(port.cluster, port.address.removeprefix("unix://")))

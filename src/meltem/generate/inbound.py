@@ -2,8 +2,8 @@
 
 In: `InboundView`. Out: `virtualInbound`, and listeners of their own for Sidecar ingress ports that bind.
 
-Chains of a port, by mutual TLS mode: encrypted HTTP and TCP told apart by Istio's ALPNs (PERMISSIVE, STRICT), plain HTTP
-and TCP (PERMISSIVE, DISABLE). A port without a service has the same chains towards where the connection was meant.
+Chains of a port, by mutual TLS mode: encrypted HTTP and TCP told apart by Istio's ALPNs (PERMISSIVE, STRICT), plain
+HTTP and TCP (PERMISSIVE, DISABLE). A port without a service has the same chains towards where the connection was meant.
 """
 
 from __future__ import annotations

@@ -160,16 +160,14 @@ def _retries(action: R.RouteAction, own: networking.HTTPRetry | None, mesh: Mesh
         policy.retry_back_off.base_interval.CopyFrom(api.duration(float(settings.backoff)))
     if settings is not None and settings.retry_remote_localities:
         policy.retry_priority.name = "envoy.retry_priorities.previous_priorities"
-        policy.retry_priority.typed_config.type_url = (
-            api.PREFIX + "envoy.extensions.retry.priority.previous_priorities.v3.PreviousPrioritiesConfig"
-        )
-        policy.retry_priority.typed_config.value = b"\x08\x02"  # update_frequency: 2
+        priorities = api.previous_priorities.PreviousPrioritiesConfig(update_frequency=2)
+        policy.retry_priority.typed_config.CopyFrom(api.pack(priorities))
 
 
 def _previous_hosts(policy: R.RetryPolicy) -> None:
-    predicate = policy.retry_host_predicate.add(name="envoy.retry_host_predicates.previous_hosts")
-    predicate.typed_config.type_url = (
-        api.PREFIX + "envoy.extensions.retry.host.previous_hosts.v3.PreviousHostsPredicate"
+    policy.retry_host_predicate.add(
+        name="envoy.retry_host_predicates.previous_hosts",
+        typed_config=api.pack(api.previous_hosts.PreviousHostsPredicate()),
     )
 
 

@@ -40,7 +40,6 @@ from meltem.view.units import (
 )
 
 Placed = tuple[str, str, object]
-ClusterUnit = tuple[ClusterView, EndpointsKey | None]
 
 
 class ScopeView(msgspec.Struct, frozen=True):
@@ -50,6 +49,13 @@ class ScopeView(msgspec.Struct, frozen=True):
     imports: Imports | None
     passthrough: bool
     egress_cluster: str = ""
+
+
+class ClusterUnit(msgspec.Struct, frozen=True):
+    """A cluster and what its endpoints depend on (None where it holds them itself)."""
+
+    view: ClusterView
+    endpoints: EndpointsKey | None
 
 
 class InboundKey(msgspec.Struct, frozen=True):
@@ -200,7 +206,10 @@ class Views:
         def pick(kind: str) -> Collection[tuple[Scope, tuple[object, ...]], object]:
             return graph.derive(f"outbound {kind}", units, lambda _r, k, v: {(k[1], k[2]): v} if k[0] == kind else {})
 
-        self.clusters = pick("cluster")
+        picked = pick("cluster")
+        self.clusters: Collection[tuple[Scope, str], ClusterUnit] = graph.derive(
+            "clusters", picked, lambda _r, k, v: {(k[0], v.view.name): v} if isinstance(v, ClusterUnit) else {}
+        )
         self.virtual_hosts = pick("virtual host")
         self.chains = pick("chain")
 
@@ -217,7 +226,7 @@ class Views:
         out: dict[tuple[str, Scope, tuple[object, ...]], object] = {}
         asked = self.outbound_of(reader, made, view.imports)
         for unit, endpoints in outbound.clusters(asked, service):
-            out[("cluster", made, (unit.name,))] = (unit, endpoints)
+            out[("cluster", made, (unit.name,))] = ClusterUnit(unit, endpoints)
         if made.is_router:
             return out
         routings = self.routings_for(reader, made, view.imports, service.hostname)

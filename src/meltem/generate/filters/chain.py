@@ -3,7 +3,7 @@
 In: what kind of listener (sidecar inbound, sidecar outbound, gateway) and its options. Out: network filters.
 
 Order: peer metadata, authorization and authentication (inbound, gateway), grpc stats, ALPN, fault, CORS, stats, router.
-Filters of Istio's own that stock Envoy lacks stand as no-ops under their names, so that EnvoyFilters find their anchors.
+Filters of Istio's own that stock Envoy lacks stand as no-ops under their names: EnvoyFilters find their anchors.
 """
 
 from __future__ import annotations
@@ -135,10 +135,8 @@ def connection_manager(
 
 def _request_id() -> api.hcm.RequestIDExtension:
     """UUIDs that keep the caller's id, without turning the trace decision into them twice."""
-    made = api.hcm.RequestIDExtension()
-    made.typed_config.type_url = api.PREFIX + "envoy.extensions.request_id.uuid.v3.UuidRequestIdConfig"
-    made.typed_config.value = b"\x12\x02\x08\x01"  # use_request_id_for_trace_sampling: true
-    return made
+    config = api.uuid_request_id.UuidRequestIdConfig(use_request_id_for_trace_sampling={"value": True})
+    return api.hcm.RequestIDExtension(typed_config=api.pack(config))
 
 
 def tcp_proxy(

@@ -1,0 +1,39 @@
+"""The engine: from resources and connected proxies to the configuration that every proxy should have.
+
+In: resources in `inputs`, proxies by `connect`. Out: `bundles`. No I/O, no clock, no asyncio: istiod, `simulate`, tests
+and benches drive the same thing.
+"""
+
+from __future__ import annotations
+
+from meltem.collections import Graph
+from meltem.generate.bundle import Bundles
+from meltem.generate.resources import Resources
+from meltem.graph.inputs import Inputs
+from meltem.graph.mesh import Mesh
+from meltem.view.proxy import Proxy
+from meltem.view.views import Views
+
+
+class Engine:
+    """One mesh."""
+
+    def __init__(self, cluster_domain: str = "cluster.local") -> None:
+        self.graph = Graph()
+        self.inputs = Inputs(self.graph)
+        self.mesh = Mesh(self.graph, self.inputs, cluster_domain)
+        self.views = Views(self.graph, self.mesh)
+        self.resources = Resources(self.mesh, self.views)
+
+    @property
+    def bundles(self) -> Bundles:
+        return self.resources.bundles
+
+    def connect(self, proxy: Proxy) -> None:
+        """A proxy is there (or has become another: new labels, another address)."""
+        with self.graph.transaction():
+            self.views.proxies.set(proxy.id, proxy)
+
+    def disconnect(self, proxy_id: str) -> None:
+        with self.graph.transaction():
+            self.views.proxies.delete(proxy_id)

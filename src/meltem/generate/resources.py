@@ -1,0 +1,254 @@
+"""From units of view to resources, wired: a table of contents of what every group of proxies is sent.
+
+In: `Views`. Out: collections keyed (group, type URL, name) and `groups_of` (proxy → its groups), both for `Bundles`.
+Every generator runs through a `Memo`: equal units are generated once, whoever asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from meltem import envoyapi as api
+from meltem.collections import Collection, Memo, Reader
+from meltem.envoyapi import Resource
+from meltem.generate import clusters, endpoints, gateway, inbound, names, outbound, routes, secrets
+from meltem.generate.bundle import Bundles, Group, GroupKey
+from meltem.graph.mesh import Mesh
+from meltem.view.gateway import GatewayKey
+from meltem.view.proxy import Proxy
+from meltem.view.scope import Scope
+from meltem.view.units import (
+    ClusterView,
+    EndpointsKey,
+    GatewayListenerView,
+    InboundView,
+    OutboundListenerView,
+    RouteConfigView,
+    Unit,
+    VirtualHostView,
+    VirtualOutboundView,
+    key_of,
+)
+from meltem.view.views import ClusterUnit, InboundKey, ScopeView, Views
+
+U = TypeVar("U", bound=Unit)
+
+
+class Made(msgspec.Struct, frozen=True, weakref=True):
+    """What one unit came to."""
+
+    resources: tuple[Resource, ...]
+
+
+class _Keyed:
+    """A unit with its digest, so that memos compare bytes."""
+
+    __slots__ = ("digest", "unit")
+
+    def __init__(self, unit: Unit) -> None:
+        self.unit = unit
+        self.digest = key_of(unit)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Keyed) and self.digest == other.digest
+
+
+class Shared:
+    """A generator whose results equal units share; `calls` counts what was really generated."""
+
+    def __init__(self, kind: type[U], generate: Callable[[U], tuple[Resource, ...]]) -> None:
+        def run(keyed: _Keyed) -> Made:
+            unit = keyed.unit
+            if not isinstance(unit, kind):
+                raise TypeError(f"expected {kind.__name__}")
+            return Made(generate(unit))
+
+        self._memo: Memo[_Keyed, Made] = Memo(run)
+
+    def __call__(self, unit: Unit) -> Made:
+        return self._memo(_Keyed(unit))
+
+    @property
+    def calls(self) -> int:
+        return self._memo.calls
+
+
+class Resources:
+    """All generated collections, added to `bundles`."""
+
+    def __init__(self, mesh: Mesh, views: Views) -> None:
+        self.mesh = mesh
+        self.views = views
+        self.graph = views.graph
+        self.generators: dict[str, Shared] = {
+            "clusters": Shared(ClusterView, lambda v: (clusters.outbound(v),)),
+            "inbound": Shared(InboundView, lambda v: (*clusters.inbound(v), *inbound.listeners(v))),
+            "listeners": Shared(OutboundListenerView, lambda v: (outbound.listener(v),)),
+            "virtual outbound": Shared(VirtualOutboundView, lambda v: (outbound.virtual_outbound(v),)),
+            "gateway listeners": Shared(GatewayListenerView, lambda v: (gateway.listener(v),)),
+            "routes": Shared(RouteConfigView, lambda v: (routes.route_configuration(v),)),
+        }
+        self._virtual_host: Memo[tuple[str, _Keyed], Made] = Memo(_make_virtual_host)
+        self.groups_of: Collection[str, tuple[Group, ...]] = self.graph.derive("groups", views.proxies, self._groups)
+        self.bundles = Bundles(self.graph, self.groups_of)
+        self._collections()
+
+    def _groups(self, reader: Reader, proxy_id: str, _proxy: Proxy) -> Mapping[str, tuple[Group, ...]]:
+        scope = reader.get(self.views.scope_of, proxy_id)
+        inbound_view = reader.get(self.views.inbound_of, proxy_id)
+        gateway_key = reader.get(self.views.gateways.key_of, proxy_id)
+        groups: list[Group] = []
+        if scope is not None:
+            groups.append(scope)
+        if inbound_view is not None:
+            groups.append(InboundKey(key_of(inbound_view)))
+        if gateway_key is not None:
+            groups.append(gateway_key)
+        return {proxy_id: tuple(groups)}
+
+    def _collections(self) -> None:
+        views, graph = self.views, self.graph
+        parts: list[Collection[GroupKey, Resource]] = [
+            graph.derive("cluster resources", views.clusters, self._clusters),
+            graph.derive("fixed resources", views.scopes, self._fixed),
+            graph.derive("listener resources", views.listeners, self._listeners),
+            graph.derive("virtual outbound resources", views.virtual_outbound, self._virtual_outbound),
+            graph.derive("inbound resources", views.inbound, self._inbound),
+            graph.derive("gateway listener resources", views.gateways.listeners, self._gateway_listeners),
+            graph.derive("gateway route resources", views.gateways.routes, self._gateway_routes),
+            *self._virtual_hosts(),
+            *self._endpoints(),
+            secrets.gateway_secrets(views, self.mesh),
+        ]
+        for part in parts:
+            self.bundles.add(part)
+
+    # --- each kind ---
+
+    def _keyed(self, group: Group, made: Made) -> Mapping[GroupKey, Resource]:
+        return {(group, r.type_url, r.name): r for r in made.resources}
+
+    def _clusters(self, _r: Reader, key: tuple[Scope, str], unit: ClusterUnit) -> Mapping[GroupKey, Resource]:
+        return self._keyed(key[0], self.generators["clusters"](unit.view))
+
+    def _fixed(self, reader: Reader, scope: Scope, _view: ScopeView) -> Mapping[GroupKey, Resource]:
+        options = self.views.mesh_options(reader)
+        return self._keyed(scope, Made((clusters.passthrough(options), clusters.blackhole(options))))
+
+    def _listeners(self, _r: Reader, key: tuple[Scope, str], view: OutboundListenerView) -> Mapping[GroupKey, Resource]:
+        return self._keyed(key[0], self.generators["listeners"](view))
+
+    def _virtual_outbound(self, _r: Reader, scope: Scope, view: VirtualOutboundView) -> Mapping[GroupKey, Resource]:
+        return self._keyed(scope, self.generators["virtual outbound"](view))
+
+    def _inbound(self, _r: Reader, key: InboundKey, view: InboundView) -> Mapping[GroupKey, Resource]:
+        return self._keyed(key, self.generators["inbound"](view))
+
+    def _gateway_listeners(
+        self, _r: Reader, key: tuple[GatewayKey, str], view: GatewayListenerView
+    ) -> Mapping[GroupKey, Resource]:
+        return self._keyed(key[0], self.generators["gateway listeners"](view))
+
+    def _gateway_routes(
+        self, _r: Reader, key: tuple[GatewayKey, str], view: RouteConfigView
+    ) -> Mapping[GroupKey, Resource]:
+        return self._keyed(key[0], self.generators["routes"](view))
+
+    # --- virtual hosts and the route configurations that hold them ---
+
+    def _virtual_hosts(self) -> list[Collection[GroupKey, Resource]]:
+        graph = self.graph
+        hosts = self.views.virtual_hosts
+        by_route = graph.index("virtual hosts by route", hosts, lambda k, _v: [(k[0], str(k[1][0]))])
+        domains: Collection[tuple[Scope, str, str], str] = graph.derive(
+            "domains",
+            hosts,
+            lambda _r, k, v: (
+                {(k[0], str(k[1][0]), d): v.name for d in v.domains} if isinstance(v, VirtualHostView) else {}
+            ),
+        )
+        route_keys: Collection[tuple[Scope, str], bool] = graph.derive(
+            "route names", hosts, lambda _r, k, _v: {(k[0], str(k[1][0])): True}
+        )
+
+        def own(reader: Reader, scope: Scope, route: str, view: VirtualHostView) -> VirtualHostView | None:
+            """The virtual host with the domains that are really its own: Envoy refuses a domain in two of them."""
+            mine = tuple(d for d in view.domains if reader.get(domains, (scope, route, d)) == view.name)
+            if not mine:
+                return None
+            return view if mine == view.domains else msgspec.structs.replace(view, domains=mine)
+
+        def single(reader: Reader, key: tuple[Scope, tuple[object, ...]], value: object) -> Mapping[GroupKey, Resource]:
+            scope, route = key[0], str(key[1][0])
+            if not scope.by_delta or not isinstance(value, VirtualHostView):
+                return {}
+            view = own(reader, scope, route, value)
+            return {} if view is None else self._keyed(scope, self._virtual_host((route, _Keyed(view))))
+
+        def configuration(reader: Reader, key: tuple[Scope, str], _v: bool) -> Mapping[GroupKey, Resource]:
+            scope, route = key
+            held: list[VirtualHostView] = []
+            if not scope.by_delta:
+                found = reader.lookup(by_route, key)
+                for where in sorted(found, key=repr):
+                    value = found[where]
+                    view = own(reader, scope, route, value) if isinstance(value, VirtualHostView) else None
+                    if view is not None:
+                        held.append(view)
+            scope_view = reader.get(self.views.scopes, scope)
+            sniffed = not route.isdigit()  # one service's own: its virtual host takes every domain
+            unit = RouteConfigView(
+                name=route,
+                virtual_hosts=tuple(held),
+                by_delta=scope.by_delta,
+                fallback="" if sniffed else ("allow" if scope_view is None or scope_view.passthrough else "block"),
+                fallback_cluster=(scope_view.egress_cluster if scope_view is not None else "")
+                or names.PASSTHROUGH_CLUSTER,
+                ignore_port=True,
+                mesh=self.views.mesh_options(reader),
+            )
+            return self._keyed(scope, self.generators["routes"](unit))
+
+        return [
+            graph.derive("virtual host resources", hosts, single),
+            graph.derive("route resources", route_keys, configuration),
+        ]
+
+    # --- endpoints ---
+
+    def _endpoints(self) -> list[Collection[GroupKey, Resource]]:
+        graph, mesh = self.graph, self.mesh
+        wanted: Collection[EndpointsKey, bool] = graph.derive(
+            "wanted endpoints",
+            self.views.clusters,
+            lambda _r, _k, v: {v.endpoints: True} if v.endpoints is not None else {},
+        )
+
+        def assign(reader: Reader, key: EndpointsKey, _v: bool) -> Mapping[EndpointsKey, Resource]:
+            service = reader.get(mesh.services, key.service)
+            port = service.port(key.port) if service is not None else None
+            if port is None:
+                return {}
+            return {key: endpoints.assignment(key, port.name, mesh.endpoints_of(reader, key.service))}
+
+        assigned: Collection[EndpointsKey, Resource] = graph.derive("load assignments", wanted, assign)
+
+        def placed(reader: Reader, key: tuple[Scope, str], unit: ClusterUnit) -> Mapping[GroupKey, Resource]:
+            found = reader.get(assigned, unit.endpoints) if unit.endpoints is not None else None
+            return {} if found is None else {(key[0], api.ENDPOINT, found.name): found}
+
+        return [graph.derive("endpoint resources", self.views.clusters, placed)]
+
+
+def _make_virtual_host(key: tuple[str, _Keyed]) -> Made:
+    route, keyed = key
+    unit = keyed.unit
+    if not isinstance(unit, VirtualHostView):
+        raise TypeError("expected VirtualHostView")
+    return Made((routes.virtual_host_resource(route, unit),))

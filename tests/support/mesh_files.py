@@ -1,0 +1,164 @@
+"""A mesh from YAML files: feeds an Engine, and turns what it generated back into readable dicts.
+
+Used by the golden cases, by property tests and by hand.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import cast
+
+from google.protobuf import any_pb2, json_format
+
+from meltem import envoyapi as api
+from meltem import yamlio
+from meltem.engine import Engine
+from meltem.objects import Json, JsonObject
+from meltem.resources.parse import parse
+from meltem.view.proxy import Proxy, ProxyKind
+
+CLUSTER = "Kubernetes"
+TYPES = {
+    "clusters": api.CLUSTER,
+    "endpoints": api.ENDPOINT,
+    "listeners": api.LISTENER,
+    "routes": api.ROUTE,
+    "virtualhosts": api.VIRTUAL_HOST,
+    "secrets": api.SECRET,
+}
+_MESSAGES = {
+    api.CLUSTER: api.cluster.Cluster,
+    api.ENDPOINT: api.endpoint.ClusterLoadAssignment,
+    api.LISTENER: api.listener.Listener,
+    api.ROUTE: api.route.RouteConfiguration,
+    api.VIRTUAL_HOST: api.route_components.VirtualHost,
+    api.SECRET: api.tls_secret.Secret,
+}
+CLUSTER_SCOPED = {"Node", "Namespace", "IngressClass"}
+
+
+def load(engine: Engine, text: str) -> None:
+    """Every document of a YAML text into the engine's inputs, in one transaction."""
+    with engine.graph.transaction():
+        for document in yamlio.load_all(text):
+            put(engine, document)
+
+
+def put(engine: Engine, document: Json) -> None:
+    resource = parse(document)
+    if resource.kind == "MeshConfig":
+        return
+    namespace = "" if resource.kind in CLUSTER_SCOPED else resource.namespace or "default"
+    if resource.metadata.namespace != namespace:
+        cast(JsonObject, cast(JsonObject, document)["metadata"])["namespace"] = namespace
+        resource = parse(document)
+    engine.inputs.by_kind[resource.kind].set((CLUSTER, namespace, resource.name), resource)
+
+
+def sidecar(name: str, namespace: str, ip: str, labels: Mapping[str, str], **more: object) -> Proxy:
+    return Proxy(
+        id=f"{name}.{namespace}",
+        kind=ProxyKind.SIDECAR,
+        name=name,
+        namespace=namespace,
+        addresses=(ip,),
+        labels=tuple(sorted(labels.items())),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def router(name: str, namespace: str, ip: str, labels: Mapping[str, str], **more: object) -> Proxy:
+    return Proxy(
+        id=f"{name}.{namespace}",
+        kind=ProxyKind.ROUTER,
+        name=name,
+        namespace=namespace,
+        addresses=(ip,),
+        labels=tuple(sorted(labels.items())),
+        **more,  # type: ignore[arg-type]
+    )
+
+
+def generated(engine: Engine, proxy: Proxy) -> dict[str, dict[str, bytes]]:
+    """Kind → name → serialized message, of everything that the proxy is sent."""
+    engine.connect(proxy)
+    attachment = engine.bundles.attach(proxy.id, lambda _notice: None)
+    try:
+        return {k: {r.name: r.body for r in attachment.all(url)} for k, url in TYPES.items()}
+    finally:
+        attachment.close()
+
+
+def readable(kind: str, body: bytes) -> dict[str, object]:
+    """A message as a dict with the field names of Envoy's documentation, packed messages opened."""
+    message = _MESSAGES[TYPES[kind]].FromString(body)
+    return cast("dict[str, object]", json_format.MessageToDict(message, preserving_proto_field_name=True))
+
+
+def bootstrap(everything: Mapping[str, Mapping[str, bytes]], sds: Path, admin_port: int = 0) -> str:
+    """A static bootstrap (JSON) of what a proxy is sent, for `envoy --mode validate`: endpoints stand in their clusters,
+    routes in their listeners, virtual hosts in their routes. `sds`: a directory that gets empty secret files."""
+    for name in ("sds-default.json", "sds-rootca.json"):
+        (sds / name).write_text('{"resources": []}')
+    clusters = [_static_cluster(b, everything["endpoints"]) for b in everything["clusters"].values()]
+    listeners = [_static_listener(b, everything) for b in everything["listeners"].values()]
+    document = {
+        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin_port}}},
+        "node": {"id": "test", "cluster": "test"},
+        "static_resources": {
+            "clusters": [json_format.MessageToDict(c, preserving_proto_field_name=True) for c in clusters],
+            "listeners": [json_format.MessageToDict(m, preserving_proto_field_name=True) for m in listeners],
+        },
+    }
+    return json.dumps(document).replace("/etc/istio/proxy", str(sds))
+
+
+def _static_cluster(body: bytes, endpoints: Mapping[str, bytes]) -> api.cluster.Cluster:
+    cluster = api.cluster.Cluster.FromString(body)
+    if cluster.type == api.cluster.Cluster.EDS and not cluster.HasField("cluster_type"):
+        cluster.ClearField("eds_cluster_config")
+        cluster.type = api.cluster.Cluster.STATIC
+        found = endpoints.get(cluster.name)
+        cluster.load_assignment.cluster_name = cluster.name
+        if found is not None:
+            cluster.load_assignment.CopyFrom(api.endpoint.ClusterLoadAssignment.FromString(found))
+    return cluster
+
+
+def _static_listener(body: bytes, everything: Mapping[str, Mapping[str, bytes]]) -> api.listener.Listener:
+    listener = api.listener.Listener.FromString(body)
+    chains = [*listener.filter_chains]
+    if listener.HasField("default_filter_chain"):
+        chains.append(listener.default_filter_chain)
+    for chain in chains:
+        for one in chain.filters:
+            if one.typed_config.type_url.endswith("HttpConnectionManager"):
+                manager = api.hcm.HttpConnectionManager.FromString(one.typed_config.value)
+                if manager.HasField("rds"):
+                    name = manager.rds.route_config_name
+                    manager.route_config.CopyFrom(whole_route(name, everything))
+                one.typed_config.CopyFrom(api.pack(manager))
+    return listener
+
+
+def whole_route(name: str, everything: Mapping[str, Mapping[str, bytes]]) -> api.route.RouteConfiguration:
+    """A route configuration with the virtual hosts that come by themselves put in."""
+    found = everything["routes"].get(name)
+    route = api.route.RouteConfiguration.FromString(found) if found is not None else api.route.RouteConfiguration()
+    route.name = name
+    route.ClearField("vhds")
+    hosts = [
+        api.route_components.VirtualHost.FromString(b)
+        for n, b in sorted(everything["virtualhosts"].items())
+        if n.startswith(f"{name}/")
+    ]
+    rest = list(route.virtual_hosts)
+    del route.virtual_hosts[:]
+    route.virtual_hosts.extend((*hosts, *rest))
+    return route
+
+
+def any_types(messages: Iterable[any_pb2.Any]) -> set[str]:
+    return {m.type_url for m in messages}
