@@ -60,7 +60,8 @@ def _forward(made: R.Route, view: RouteView, mesh: MeshOptions) -> None:
     action = made.route
     timeout = rule.timeout if rule is not None else None
     action.timeout.CopyFrom(api.duration(float(timeout or 0)))  # 0: no limit, Istio's default
-    action.max_grpc_timeout.CopyFrom(api.duration(float(timeout or 0)))
+    if timeout:
+        action.max_stream_duration.grpc_timeout_header_max.CopyFrom(api.duration(float(timeout)))
     if len(view.clusters) == 1:
         only = view.clusters[0]
         action.cluster = only.cluster

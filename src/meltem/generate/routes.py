@@ -71,7 +71,6 @@ def fallback_host(view: RouteConfigView) -> R.VirtualHost:
             route={
                 "cluster": view.fallback_cluster,
                 "timeout": {},
-                "max_grpc_timeout": {},
             },
         )
         return R.VirtualHost(name=names.ALLOW_ANY, domains=["*"], routes=[action], include_request_attempt_count=True)
