@@ -39,7 +39,8 @@ class Target(msgspec.Struct, frozen=True):
 
 class Executor(Protocol):
     async def execute(self, argv: list[str], timeout: float) -> tuple[int, bytes]:
-        """Runs a program in the container; (exit code, the first of its output). Raises TimeoutError, RuntimeFailure."""
+        """Runs a program in the container; (exit code, the first of its output). Raises TimeoutError,
+        RuntimeFailure."""
         ...
 
 

@@ -1,8 +1,9 @@
-"""Resource limits and usage by control group, v2 or v1, where the machine lets us write them; nothing where it does not.
+"""Resource limits and usage by control group, v2 or v1, where the machine lets us write them; nothing where it does
+not.
 
-In: the cluster's name, a container's `resources`. Out: `Cgroups.create` gives the directories for the runtime to join (none
-without cgroups), `usage` reads CPU and memory, `oom_killed` tells why a container died. `detect` never raises: `reason`
-says why limits are not enforced, for the node's condition and log.
+In: the cluster's name, a container's `resources`. Out: `Cgroups.create` gives the directories for the runtime to join
+(none without cgroups), `usage` reads CPU and memory, `oom_killed` tells why a container died. `detect` never raises:
+`reason` says why limits are not enforced, for the node's condition and log.
 """
 
 from __future__ import annotations
@@ -63,13 +64,13 @@ class Cgroups(msgspec.Struct, frozen=True):
             with contextlib.suppress(OSError):
                 for path, _, _ in os.walk(directory, topdown=False):
                     with contextlib.suppress(OSError):
-                        os.rmdir(path)
+                        Path(path).rmdir()
 
     def remove_all(self) -> None:
         for base in self.bases.values():
             for path, _, _ in os.walk(base, topdown=False):
                 with contextlib.suppress(OSError):
-                    os.rmdir(path)
+                    Path(path).rmdir()
 
     def oom_killed(self, pod_uid: str, container_id: str) -> bool:
         for controller, name in (("unified", "memory.events"), ("memory", "memory.oom_control")):

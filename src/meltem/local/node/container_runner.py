@@ -1,8 +1,8 @@
 """One container's life in a pod: start, watch, restart with back-off, end; as the kubelet does it.
 
 In: the pod's context and the container's spec. Out: its `ContainerRecord`, kept current; `run` returns when the container
-will not be started again. `terminate` ends it: preStop, stop signal, grace, kill. A container that runs already (an earlier
-node process started it) is adopted.
+will not be started again. `terminate` ends it: preStop, stop signal, grace, kill. A container that runs already (an
+earlier node process started it) is adopted.
 """
 
 from __future__ import annotations
@@ -46,8 +46,8 @@ def kind_of(container: JsonObject, *, init: bool) -> Kind:
 
 
 class ContainerRunner:
-    """`first_attempt` is set when the first start has worked (postStart included) or failed; `started` when it counts as
-    started (its startup probe passed)."""
+    """`first_attempt` is set when the first start has worked (postStart included) or failed; `started` when it counts
+    as started (its startup probe passed)."""
 
     def __init__(self, context: PodContext, container: JsonObject, kind: Kind) -> None:
         self.container = container
@@ -69,11 +69,14 @@ class ContainerRunner:
         while True:
             if record.running:
                 self.first_attempt.set()
+            elif record.terminated is None and record.waiting_reason == "CrashLoopBackOff" and record.last is not None:
+                await self._back_off(record.last)  # an earlier node process was in the middle of it
+                await self._start_until_it_works()
             elif record.terminated is not None:
                 if not self._starts_again(record.terminated.exit_code):
                     self.first_attempt.set()
                     return
-                await self._back_off()
+                await self._back_off(record.terminated)
                 await self._start_until_it_works()
             else:
                 await self._start_until_it_works()
@@ -91,13 +94,13 @@ class ContainerRunner:
 
     # ---- starting ----
 
-    async def _back_off(self) -> None:
+    async def _back_off(self, ended: Termination) -> None:
+        """The pause after an end: none the first time, then 10 s, doubled each time up to 5 min."""
         record, clock = self.record, self._context.node.clock
-        ended = record.terminated
-        if ended is not None and ended.finished - ended.started > _BACKOFF_FORGOTTEN:
+        if ended.started and ended.finished - ended.started > _BACKOFF_FORGOTTEN:
             record.backoff = 0.0
         pause = record.backoff
-        if pause > 0 and ended is not None:
+        if pause > 0:
             record.last, record.terminated = ended, None
             record.waiting_reason = "CrashLoopBackOff"
             record.waiting_message = (
@@ -114,8 +117,8 @@ class ContainerRunner:
         record.backoff = min(_BACKOFF_MOST, max(_BACKOFF_FIRST, pause * 2))
 
     async def _start_until_it_works(self) -> None:
-        """Tries until the program runs; each failure shows in the status. A failed start of the program itself counts as
-        an end of the container."""
+        """Tries until the program runs; each failure shows in the status. A failed start of the program itself counts
+        as an end of the container."""
         while True:
             record = self.record
             try:
@@ -220,7 +223,9 @@ class ContainerRunner:
             started=0.0, finished=now, container_id=record.id,
         )  # fmt: skip
         record.waiting_reason = record.waiting_message = ""
-        self._context.event("Warning", "Failed", f"Error: failed to start container {self.name!r}: {message}", self.name)
+        self._context.event(
+            "Warning", "Failed", f"Error: failed to start container {self.name!r}: {message}", self.name
+        )
         self._context.changed()
 
     def _waiting(self, reason: str, message: str) -> None:
@@ -428,7 +433,7 @@ def remove_container_directory(path: os.PathLike[str]) -> None:
 
     from meltem.local.node.runtime import linux
 
-    layers = os.path.join(path, "layers")
+    layers = f"{os.fspath(path)}/layers"
     with contextlib.suppress(OSError):
         linux.umount(layers, linux.MNT_DETACH)
     shutil.rmtree(path, ignore_errors=True)

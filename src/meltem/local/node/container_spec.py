@@ -64,9 +64,7 @@ def build(pod: JsonObject, sandbox: Sandbox, parts: Parts) -> ContainerSpec:
     message.parent.mkdir(parents=True, exist_ok=True)
     message.write_bytes(b"")
     message.chmod(0o666)
-    own_files = [
-        Bind(source=str(paths.etc / n), target=f"/etc/{n}") for n in ("hosts", "hostname", "resolv.conf")
-    ]
+    own_files = [Bind(source=str(paths.etc / n), target=f"/etc/{n}") for n in ("hosts", "hostname", "resolv.conf")]
     own_files.append(
         Bind(
             source=str(message),
@@ -85,7 +83,11 @@ def build(pod: JsonObject, sandbox: Sandbox, parts: Parts) -> ContainerSpec:
         ipc_namespace="/proc/1/ns/ipc" if bool_at(pod, "spec", "hostIPC") else str(namespaces / "ipc"),
         uts_namespace=str(namespaces / "uts"),
         pid_namespace="host" if host_pid else sandbox.shared_pid or "new",
-        binds=[*host.keep_binds([*needed, *outside], hidden), *(b for b in own_files if b.target not in taken), *parts.binds],
+        binds=[
+            *host.keep_binds([*needed, *outside], hidden),
+            *(b for b in own_files if b.target not in taken),
+            *parts.binds,
+        ],
         hide=hidden,
         open_up=host.passages(needed),
         readonly_root=bool_at(container, "securityContext", "readOnlyRootFilesystem"),
@@ -115,7 +117,9 @@ def process_spec(
 ) -> ProcessSpec:
     """User, groups, capabilities, working directory: for the container's process and for those run in it."""
     if not argv:
-        raise InvalidResource(f"no command specified: neither container {str_at(container, 'name')!r} nor its image has one")
+        raise InvalidResource(
+            f"no command specified: neither container {str_at(container, 'name')!r} nor its image has one"
+        )
     uid, gid, groups = identity(pod, container, image)
     if "HOME" not in env:
         env = {**env, "HOME": _home(uid)}

@@ -1,8 +1,8 @@
 """A container's environment and command line, as the kubelet composes them.
 
 In: the pod, one container of it, the image's defaults, config maps, secrets and services. Out: the environment (image,
-service links, `envFrom`, `env`, in that order) and the argument vector, `$(VAR)` expanded. A config map or secret that is
-needed and missing raises `MissingReference`: the container waits with CreateContainerConfigError.
+service links, `envFrom`, `env`, in that order) and the argument vector, `$(VAR)` expanded. A config map or secret that
+is needed and missing raises `MissingReference`: the container waits with CreateContainerConfigError.
 """
 
 from __future__ import annotations

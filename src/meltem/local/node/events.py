@@ -1,7 +1,8 @@
 """Events about pods and the node, counted instead of repeated, as the kubelet records them.
 
-In: the object, type, reason, message. Out: Event objects at the API server, written by `run` in the background; an event
-that was seen before gets its `count` and `lastTimestamp` moved. Losing events while the API server is away is accepted.
+In: the object, type, reason, message. Out: Event objects at the API server, written by `run` in the background; an
+event that was seen before gets its `count` and `lastTimestamp` moved. Losing events while the API server is away is
+accepted.
 """
 
 from __future__ import annotations

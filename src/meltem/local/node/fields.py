@@ -1,7 +1,7 @@
 """The downward API: pod fields and container resources as text, for environment variables and volumes.
 
-In: the pod, addresses, a `fieldRef` or `resourceFieldRef`. Out: the value as Kubernetes prints it; InvalidResource for a
-path that it does not serve. `quantity` reads resource quantities.
+In: the pod, addresses, a `fieldRef` or `resourceFieldRef`. Out: the value as Kubernetes prints it; InvalidResource for
+a path that it does not serve. `quantity` reads resource quantities.
 """
 
 from __future__ import annotations

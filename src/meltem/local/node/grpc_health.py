@@ -1,7 +1,7 @@
 """One call of grpc.health.v1.Health/Check over plain HTTP/2, without a gRPC library (that would cost 15 MiB).
 
-In: address, port, service name. Out: the serving status. Only what a unary call needs of RFC 9113 is here: headers are sent
-as literals, answers' headers are not decoded (the status is in the message), flow control never fills up.
+In: address, port, service name. Out: the serving status. Only what a unary call needs of RFC 9113 is here: headers are
+sent as literals, answers' headers are not decoded (the status is in the message), flow control never fills up.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ STATUSES = {0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
 
 
 async def check(host: str, port: int, service: str, *, agent: str) -> str:
-    """`SERVING` or another status; `""` when the server answered without a message (an error status). Raises OSError."""
+    """`SERVING` or another status; `""` when the server answered without a message (an error status). Raises
+    OSError."""
     reader, writer = await asyncio.open_connection(host, port)
     try:
         headers = b"".join(

@@ -1,6 +1,8 @@
-"""The machine beneath: which of its directories containers need, what lies on other file systems, how much there is of it.
+"""The machine beneath: which of its directories containers need, what lies on other file systems, how much there is of
+it.
 
-In: /proc and the running Python. Out: `needed_paths`, `passages`, `keep_binds` for the sandbox, `capacity` for the Node.
+In: /proc and the running Python. Out: `needed_paths`, `passages`, `keep_binds` for the sandbox, `capacity` for the
+Node.
 """
 
 from __future__ import annotations
@@ -29,7 +31,7 @@ def needed_paths() -> list[str]:
     ):  # fmt: skip
         found[path] = None
         found[str(Path(path).resolve())] = None
-    return [p for p in found if os.path.isdir(p)]
+    return [p for p in found if Path(p).is_dir()]
 
 
 def passages(paths: Iterable[str]) -> list[str]:
@@ -37,7 +39,7 @@ def passages(paths: Iterable[str]) -> list[str]:
     result: dict[str, None] = {}
     for path in paths:
         for parent in reversed([PurePosixPath(path), *PurePosixPath(path).parents]):
-            if str(parent) != "/" and os.path.isdir(parent) and not os.stat(parent).st_mode & 0o001:
+            if str(parent) != "/" and Path(parent).is_dir() and not Path(parent).stat().st_mode & 0o001:
                 result[str(parent)] = None
     return list(result)
 
@@ -45,7 +47,7 @@ def passages(paths: Iterable[str]) -> list[str]:
 def mount_points() -> list[str]:
     """Where real file systems are mounted, besides `/`."""
     result: list[str] = []
-    with open("/proc/self/mountinfo") as file:
+    with Path("/proc/self/mountinfo").open() as file:
         for line in file:
             parts = line.split()
             kind = parts[parts.index("-") + 1]
@@ -56,19 +58,20 @@ def mount_points() -> list[str]:
 
 
 def keep_binds(paths: Sequence[str], hidden: Sequence[str]) -> list[Bind]:
-    """Read-only binds for what the overlay over `/` does not show: other file systems, and needed paths that are hidden."""
+    """Read-only binds for what the overlay over `/` does not show: other file systems, and needed paths that are
+    hidden."""
     wanted = [*paths, *_STANDARD]
     points = [p for p in mount_points() if any(_under(path, (p,)) for path in wanted) and not _under(p, hidden)]
     covered = [p for p in paths if _under(p, (*_SHADOWED[:2], *hidden))]
     result: dict[str, Bind] = {}
     for path in sorted({*points, *covered}, key=lambda p: len(PurePosixPath(p).parts)):
-        if os.path.exists(path) and not _under(path, [p for p in result if p in covered]):
+        if Path(path).exists() and not _under(path, [p for p in result if p in covered]):
             result[path] = Bind(source=path, target=path, readonly=True, recursive=path in covered)
     return list(result.values())
 
 
 def capacity(directory: Path) -> Capacity:
-    with open("/proc/meminfo") as file:
+    with Path("/proc/meminfo").open() as file:
         total = next(int(line.split()[1]) * 1024 for line in file if line.startswith("MemTotal:"))
     space = os.statvfs(directory)
     return Capacity(len(os.sched_getaffinity(0)), total, space.f_blocks * space.f_frsize)

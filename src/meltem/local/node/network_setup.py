@@ -119,7 +119,7 @@ def set_pod_sysctls(namespace: Path, values: Sequence[tuple[str, str]]) -> None:
     """`securityContext.sysctls` of the network namespace; raises EnvironmentError_ where the kernel refuses one."""
     for name, value in values:
         path = "/proc/sys/" + name.replace(".", "/")
-        _run("nsenter", f"--net={namespace}", "sh", "-c", f'printf %s "$1" > "$0"', path, value)
+        _run("nsenter", f"--net={namespace}", "sh", "-c", 'printf %s "$1" > "$0"', path, value)
 
 
 def detach_pod(uid: str) -> None:

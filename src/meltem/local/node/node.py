@@ -30,6 +30,7 @@ from meltem.local.images import ImageTable, load_table
 from meltem.local.node import cgroups, host, network_setup, records
 from meltem.local.node.actions import Actions
 from meltem.local.node.addresses import AddressPool
+from meltem.local.node.api.server import NodeApi
 from meltem.local.node.events import EventRecorder
 from meltem.local.node.pod_context import Exits, NodeServices
 from meltem.local.node.pod_sandbox import clean_up_unknown
@@ -159,9 +160,10 @@ async def _services(
 async def _run(node: NodeServices, runtime: KeptRuntime, ready: Callable[[], None] | None) -> None:
     client, sources = node.client, cast("ClusterSources", node.sources)
     pods = Pods(node)
-    runtime.known = lambda: {
-        r.id for w in pods.all() for r in w.context.containers.values() if r.running
-    } | {f"sandbox-{w.context.sandbox_record.uid}" for w in pods.all()}
+    runtime.known = lambda: (
+        {r.id for w in pods.all() for r in w.context.containers.values() if r.running}
+        | {f"sandbox-{w.context.sandbox_record.uid}" for w in pods.all()}
+    )
     caches = [
         Reflector(client, CONFIG_MAPS, sources.config_maps),
         Reflector(client, SECRETS, sources.secrets),
@@ -181,6 +183,7 @@ async def _run(node: NodeServices, runtime: KeptRuntime, ready: Callable[[], Non
         if network is not None:
             group.create_task(_coroutine(network(node.config, client)))
         group.create_task(pods.run())
+        group.create_task(NodeApi(pods, node.config.node_socket).run())
         group.create_task(watch.run())
         await watch.synced.wait()
         await clean_up_unknown(node, {uid_of(w.pod) for w in pods.all()})

@@ -1,7 +1,7 @@
 """A pod's sandbox: its namespaces, network interface, shared memory, /etc files and, if asked for, its PID namespace.
 
-In: the pod's context. Out: the sandbox record with the address; everything stays when the node process dies. `adopt` finds
-out which of the recorded containers still run; `remove_sandbox` and `forget_pod` take things away.
+In: the pod's context. Out: the sandbox record with the address; everything stays when the node process dies. `adopt`
+finds out which of the recorded containers still run; `remove_sandbox` and `forget_pod` take things away.
 """
 
 from __future__ import annotations
@@ -192,7 +192,7 @@ def _alive(namespaces: Path) -> bool:
     """Whether all three are bind-mounted namespaces, not the empty files that a reboot leaves."""
     for kind in _KINDS:
         try:
-            if os.stat(namespaces / kind).st_dev != os.stat(f"/proc/self/ns/{kind}").st_dev:
+            if (namespaces / kind).stat().st_dev != Path(f"/proc/self/ns/{kind}").stat().st_dev:
                 return False
         except OSError:
             return False

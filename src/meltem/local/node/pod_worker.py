@@ -1,8 +1,8 @@
 """One pod from admission to removal: sandbox, volumes, init containers, sidecars, containers, end.
 
-In: the pod as the API server has it (`update`), `stop`. Out: running containers, the pod's status, its events, and at the
-end its deletion at the API server. `run` lives until the pod is gone from this node. Sandbox and records outlive the node
-process: a new worker for the same pod adopts what runs.
+In: the pod as the API server has it (`update`), `stop`. Out: running containers, the pod's status, its events, and at
+the end its deletion at the API server. `run` lives until the pod is gone from this node. Sandbox and records outlive
+the node process: a new worker for the same pod adopts what runs.
 """
 
 from __future__ import annotations
@@ -203,7 +203,9 @@ class PodWorker:
                 await step()
                 return
             except (errors.MeltemError, OSError) as error:
-                self.context.event("Warning", reason, error.what if isinstance(error, errors.MeltemError) else str(error))
+                self.context.event(
+                    "Warning", reason, error.what if isinstance(error, errors.MeltemError) else str(error)
+                )
             self._volumes_dirty.clear()
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(pause):
@@ -216,7 +218,8 @@ class PodWorker:
         return float(int_at(self.pod, "spec", "terminationGracePeriodSeconds", default=30))
 
     async def _terminate(self, grace: float) -> None:
-        """Ends all containers: the pod's own together, then sidecars in reverse order with what is left of the grace."""
+        """Ends all containers: the pod's own together, then sidecars in reverse order with what is left of the
+        grace."""
         loop = asyncio.get_running_loop()
         deadline = loop.time() + grace
         first = [r for r in self.runners.values() if r.kind is not Kind.SIDECAR]

@@ -1,7 +1,7 @@
 """All pods of this node: a sink for the watch of pods, one `PodWorker` for each.
 
-In: pods whose spec.nodeName is this node, as the API server lists and changes them. Out: workers in a TaskGroup. A worker
-whose task fails is logged and started again: one bad pod costs only itself.
+In: pods whose spec.nodeName is this node, as the API server lists and changes them. Out: workers in a TaskGroup. A
+worker whose task fails is logged and started again: one bad pod costs only itself.
 """
 
 from __future__ import annotations

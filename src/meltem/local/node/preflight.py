@@ -82,7 +82,9 @@ def _kernel_features(home: Path | None) -> list[Problem]:
     if not _works(["unshare", "--net", "sh", "-c", nft]):
         problems.append(Problem("the kernel has no nftables NAT", "modprobe nf_tables nft_chain_nat nft_masq"))
     if not _works(["unshare", "--net", "sh", "-c", "iptables -t nat -A OUTPUT -p tcp -j REDIRECT --to-ports 15001"]):
-        problems.append(Problem("iptables cannot redirect connections", "modprobe xt_REDIRECT iptable_nat, or use iptables-nft"))
+        problems.append(
+            Problem("iptables cannot redirect connections", "modprobe xt_REDIRECT iptable_nat, or use iptables-nft")
+        )
     where = home or Path(tempfile.gettempdir())
     while not where.exists():
         where = where.parent
@@ -94,8 +96,8 @@ def _kernel_features(home: Path | None) -> list[Problem]:
 def _try_overlay(directory: Path, *, tmpfs: bool) -> bool:
     with tempfile.TemporaryDirectory(dir=directory, prefix=".overlay-") as place:
         script = (
-            "set -e; mount --make-rprivate /; cd \"$0\"; "
-            + ("mount -t tmpfs tmpfs . ; cd \"$0\"; " if tmpfs else "")
+            'set -e; mount --make-rprivate /; cd "$0"; '
+            + ('mount -t tmpfs tmpfs . ; cd "$0"; ' if tmpfs else "")
             + "mkdir u w m; mount -t overlay overlay -o lowerdir=/,upperdir=u,workdir=w m; "
             "mkdir m/meltem-probe; test -d u/meltem-probe"
         )

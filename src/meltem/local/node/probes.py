@@ -1,7 +1,7 @@
 """The three probes of a running container, with the kubelet's timing.
 
-In: the container's spec and `Actions`. Out: calls on a `ProbeListener`: started, ready, unhealthy. `run` lives as long as
-the container runs and is then cancelled. The startup probe goes first; the others begin once it has passed.
+In: the container's spec and `Actions`. Out: calls on a `ProbeListener`: started, ready, unhealthy. `run` lives as long
+as the container runs and is then cancelled. The startup probe goes first; the others begin once it has passed.
 """
 
 from __future__ import annotations

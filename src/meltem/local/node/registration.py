@@ -1,7 +1,7 @@
 """The Node object and its lease: how the cluster knows that this node is there and well.
 
-In: the cluster's configuration and what the machine has. Out: `run` registers the node, keeps its conditions, and renews
-the lease in kube-node-lease every ten seconds.
+In: the cluster's configuration and what the machine has. Out: `run` registers the node, keeps its conditions, and
+renews the lease in kube-node-lease every ten seconds.
 """
 
 from __future__ import annotations

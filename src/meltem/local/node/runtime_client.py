@@ -1,7 +1,7 @@
 """The node's end of the runtime daemon's socket (the protocol stands in `runtime.daemon`).
 
-In: calls, descriptors. Out: answers as values; ends of containers by `exits`. `connect` starts a daemon when none answers.
-Descriptors that a call returns belong to the caller.
+In: calls, descriptors. Out: answers as values; ends of containers by `exits`. `connect` starts a daemon when none
+answers. Descriptors that a call returns belong to the caller.
 """
 
 from __future__ import annotations
@@ -118,9 +118,7 @@ class Runtime:
     async def start(self, spec: ContainerSpec) -> ContainerState:
         """Returns when the program runs; raises RuntimeFailure with the runtime's words."""
         answer, _ = await self._call({"op": "start", "spec": as_message(spec)})
-        return ContainerState(
-            id=spec.id, pid=cast("int", answer["pid"]), started=cast("float", answer["started"])
-        )
+        return ContainerState(id=spec.id, pid=cast("int", answer["pid"]), started=cast("float", answer["started"]))
 
     async def list(self) -> list[ContainerState]:
         answer, _ = await self._call({"op": "list"})

@@ -107,7 +107,9 @@ def _conditions(
     else:
         missing = _gates_missing(context.pod)
         if missing:
-            text = "; ".join(f'corresponding condition of pod readiness gate "{g}" does not exist or is not True' for g in missing)
+            text = "; ".join(
+                f'corresponding condition of pod readiness gate "{g}" does not exist or is not True' for g in missing
+            )
             result[2] |= {"status": "False", "reason": "ReadinessGatesNotReady", "message": text}
     known = {str_at(c, "type"): c for c in objects_at(context.pod, "status", "conditions")}
     for condition in result:

@@ -56,7 +56,7 @@ def _end_strays(config: ClusterConfig) -> None:
     for path in [node, *config.pods.glob("*/ns/net")]:
         with contextlib.suppress(OSError):
             namespaces.add(path.stat().st_ino)
-    own = os.stat("/proc/self/ns/net").st_ino
+    own = Path("/proc/self/ns/net").stat().st_ino
     namespaces.discard(own)
     deadline = time.monotonic() + _PATIENCE
     while time.monotonic() < deadline:
@@ -71,10 +71,10 @@ def _end_strays(config: ClusterConfig) -> None:
 
 def _inside(namespaces: set[int]) -> list[int]:
     result: list[int] = []
-    for entry in os.listdir("/proc"):
+    for entry in (p.name for p in Path("/proc").iterdir()):
         if entry.isdigit() and int(entry) != os.getpid():
             with contextlib.suppress(OSError):
-                if os.stat(f"/proc/{entry}/ns/net").st_ino in namespaces:
+                if Path(f"/proc/{entry}/ns/net").stat().st_ino in namespaces:
                     result.append(int(entry))
     return result
 

@@ -1,8 +1,11 @@
 """One container as the daemon holds it: its process, its standard streams, its log, who is attached.
 
-In: readiness of its pipes and the status it ended with. Out: its log file, `state.json` in its directory (so that an end
-is known even to a daemon that comes later), and `describe()` for the node. Times are seconds since the epoch.
+In: readiness of its pipes and the status it ended with. Out: its log file, `state.json` in its directory (so that an
+end is known even to a daemon that comes later), and `describe()` for the node. Times are seconds since the epoch.
 """
+
+# The daemon stays small without pathlib.
+# ruff: noqa: PTH
 
 from __future__ import annotations
 

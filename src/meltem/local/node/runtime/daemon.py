@@ -1,10 +1,11 @@
-"""The runtime daemon: parent of every container of one local cluster, small enough (about 10 MiB) to stay when the node dies.
+"""The runtime daemon: parent of every container of one local cluster, small enough (about 10 MiB) to stay when the node
+dies.
 
-It is one process for all pods, of the standard library only (`python -S -E`), a child of nobody. The node connects to its
-Unix socket, asks it to start, signal and remove containers and to run programs in them, and hears when they end. It holds
-the containers' standard streams and writes their logs. When the node is killed, containers keep running and logging; the
-next node connects and `list`s them. When the daemon itself is killed, the kernel kills the containers (PR_SET_PDEATHSIG),
-and the node, seeing the socket close, starts a new daemon and restarts them.
+It is one process for all pods, of the standard library only (`python -S -E`), a child of nobody. The node connects to
+its Unix socket, asks it to start, signal and remove containers and to run programs in them, and hears when they end. It
+holds the containers' standard streams and writes their logs. When the node is killed, containers keep running and
+logging; the next node connects and `list`s them. When the daemon itself is killed, the kernel kills the containers
+(PR_SET_PDEATHSIG), and the node, seeing the socket close, starts a new daemon and restarts them.
 
 In: one JSON message a line, `{"op": …, "seq": n}`, a message's descriptors with SCM_RIGHTS. Out: `{"seq": n, …}` or
 `{"seq": n, "error": text}`, and unasked `{"event": "exit", "id": …, "code": …, …}`. Operations:
@@ -19,6 +20,9 @@ In: one JSON message a line, `{"op": …, "seq": n}`, a message's descriptors wi
     namespaces {path, hostname}     → {}                      makes and binds a pod's net, ipc and uts namespaces
     shutdown                        → {}                      kills everything and ends
 """
+
+# The daemon stays small without pathlib.
+# ruff: noqa: PTH
 
 from __future__ import annotations
 
@@ -421,7 +425,9 @@ def main(arguments: list[str]) -> None:
     os.dup2(null, 0)
     os.dup2(log, 1)
     os.dup2(log, 2)
-    sys.stderr.write(f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} runtime {os.getpid()} serves {arguments[0]}\n")
+    sys.stderr.write(
+        f"{time.strftime('%Y-%m-%dT%H:%M:%SZ', time.gmtime())} runtime {os.getpid()} serves {arguments[0]}\n"
+    )
     sys.stderr.flush()
     Daemon(arguments[0]).run()
     os._exit(0)

@@ -1,8 +1,11 @@
 """The Linux calls that Python 3.11 does not have, by way of libc: namespaces, mounts, capabilities, prctl.
 
-Goes in: paths, flags and numbers as the manual pages name them. Comes out: nothing, or OSError with the call's errno and
-the path it was about. Standard library only: the runtime daemon imports it without any package on its path.
+Goes in: paths, flags and numbers as the manual pages name them. Comes out: nothing, or OSError with the call's errno
+and the path it was about. Standard library only: the runtime daemon imports it without any package on its path.
 """
+
+# The daemon stays small without pathlib.
+# ruff: noqa: PTH
 
 from __future__ import annotations
 
@@ -43,11 +46,15 @@ _PIVOT_ROOT = {"x86_64": 155, "aarch64": 41}
 _CAPSET_VERSION_3 = 0x20080522
 
 CAPABILITIES: tuple[str, ...] = (
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID", "SETPCAP",
-    "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK", "IPC_OWNER", "SYS_MODULE",
-    "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME",
-    "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
-    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID",
+    "KILL", "SETGID", "SETUID", "SETPCAP", "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW", "IPC_LOCK",
+    "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE",
+    "SYS_PACCT", "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE",
+    "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD", "LEASE", "AUDIT_WRITE",
+    "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
+    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF",
+    "CHECKPOINT_RESTORE",
 )  # fmt: skip
 """Names by number (capabilities(7)), without the `CAP_` prefix."""
 

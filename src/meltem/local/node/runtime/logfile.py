@@ -1,8 +1,11 @@
 """A container's log file in the CRI format: `<RFC 3339 nano> <stdout|stderr> <F|P> <text>`, one line each.
 
-In: chunks as the program wrote them. Out: lines appended to the file, a chunk's unfinished line kept until its end comes
-(or 16 KiB of it, then written as partial, `P`). At `LIMIT` bytes the file is moved aside; `KEPT` older ones stay.
+In: chunks as the program wrote them. Out: lines appended to the file, a chunk's unfinished line kept until its end
+comes (or 16 KiB of it, then written as partial, `P`). At `LIMIT` bytes the file is moved aside; `KEPT` older ones stay.
 """
+
+# The daemon stays small without pathlib.
+# ruff: noqa: PTH
 
 from __future__ import annotations
 

@@ -4,10 +4,13 @@ In: a `ContainerSpec` and the file descriptors for its standard streams. Out: it
 one JSON line with `stage` and `error` is written to `report` and the process ends with 128. For a terminal the master's
 descriptor goes over `report` (SCM_RIGHTS) as well.
 
-The root is an overlay over the host's `/`: what the container writes lands in its own `upper` directory. Directories to be
-hidden are opaque directories of that upper layer. The old root stays mounted under `_OLD` until all binds are made, so
-that their targets resolve inside the container, symbolic links and all.
+The root is an overlay over the host's `/`: what the container writes lands in its own `upper` directory. Directories to
+be hidden are opaque directories of that upper layer. The old root stays mounted under `_OLD` until all binds are made,
+so that their targets resolve inside the container, symbolic links and all.
 """
+
+# The daemon stays small without pathlib.
+# ruff: noqa: PTH
 
 from __future__ import annotations
 
@@ -75,14 +78,21 @@ def run_container(spec: ContainerSpec, streams: Sequence[int], report: socket.so
         _fail(report, stage, error)
 
 
-def run_exec(spec: ProcessSpec, pid: int, cgroups: Sequence[str], streams: Sequence[int], report: socket.socket) -> None:
+def run_exec(
+    spec: ProcessSpec, pid: int, cgroups: Sequence[str], streams: Sequence[int], report: socket.socket
+) -> None:
     """Called in a child that is already in the container's PID namespace: joins the rest and runs the program."""
     stage = "namespaces"
     try:
         _fresh_process()
         for directory in cgroups:
             _join_cgroup(directory)
-        names = (("ipc", linux.CLONE_NEWIPC), ("uts", linux.CLONE_NEWUTS), ("net", linux.CLONE_NEWNET), ("mnt", linux.CLONE_NEWNS))
+        names = (
+            ("ipc", linux.CLONE_NEWIPC),
+            ("uts", linux.CLONE_NEWUTS),
+            ("net", linux.CLONE_NEWNET),
+            ("mnt", linux.CLONE_NEWNS),
+        )
         opened = [(os.open(f"/proc/{pid}/ns/{n}", os.O_RDONLY | os.O_CLOEXEC), kind) for n, kind in names]
         for fd, kind in opened:
             linux.setns(fd, kind)

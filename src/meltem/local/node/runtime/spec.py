@@ -1,7 +1,7 @@
 """What the node tells the runtime to start: plain JSON read into frozen values, shared by both sides.
 
-Standard library only. `ContainerSpec` is one container, `ProcessSpec` one process in it (the container's own, or an exec).
-Every path is the host's, except `Bind.target` and `ProcessSpec.cwd`, which are the container's.
+Standard library only. `ContainerSpec` is one container, `ProcessSpec` one process in it (the container's own, or an
+exec). Every path is the host's, except `Bind.target` and `ProcessSpec.cwd`, which are the container's.
 """
 
 from __future__ import annotations

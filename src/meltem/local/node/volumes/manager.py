@@ -1,7 +1,8 @@
 """All volumes of one pod: made before its containers start, kept current while it runs, taken away at its end.
 
-In: the pod, its directory, `Sources`. Out: `mount_all` (raises MountFailure; call again later), `binds` for a container's
-volumeMounts, `refresh` after a change, `remove`. Volumes live in `<pod>/volumes/<name>`; host paths and claims elsewhere.
+In: the pod, its directory, `Sources`. Out: `mount_all` (raises MountFailure; call again later), `binds` for a
+container's volumeMounts, `refresh` after a change, `remove`. Volumes live in `<pod>/volumes/<name>`; host paths and
+claims elsewhere.
 """
 
 from __future__ import annotations

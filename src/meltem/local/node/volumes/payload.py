@@ -1,8 +1,8 @@
 """What a config map, secret, downward API or projected volume contains, and writing it so that readers see it whole.
 
-In: a volume of the pod's spec, `Sources`. Out: `Payload`, files by path with their modes; `write_payload` puts it into a
-directory behind the `..data` symbolic link, replaced in one rename, as the kubelet does: a reader sees the old set of files
-or the new one. Missing objects raise `MountFailure`, whose text is the FailedMount event's.
+In: a volume of the pod's spec, `Sources`. Out: `Payload`, files by path with their modes; `write_payload` puts it into
+a directory behind the `..data` symbolic link, replaced in one rename, as the kubelet does: a reader sees the old set of
+files or the new one. Missing objects raise `MountFailure`, whose text is the FailedMount event's.
 """
 
 from __future__ import annotations
@@ -217,6 +217,8 @@ def _same(link: Path, content: Payload, group: int | None) -> bool:
     if shown.keys() != content.files.keys():
         return False
     for path, file in content.files.items():
-        if shown[path].read_bytes() != file.content or shown[path].stat().st_mode & 0o7777 != _effective(file.mode, group):
+        if shown[path].read_bytes() != file.content or shown[path].stat().st_mode & 0o7777 != _effective(
+            file.mode, group
+        ):
             return False
     return True

@@ -1,7 +1,8 @@
 """Where volumes and variables get their contents: config maps, secrets, tokens, claims.
 
-`Sources` is what the rest of the node asks; `ClusterSources` answers from watched stores, and asks the API server where a
-store does not know the object (the watch may be a moment behind the pod). Contents are bytes by key; None is "not found".
+`Sources` is what the rest of the node asks; `ClusterSources` answers from watched stores, and asks the API server where
+a store does not know the object (the watch may be a moment behind the pod). Contents are bytes by key; None is "not
+found".
 """
 
 from __future__ import annotations
