@@ -4,9 +4,6 @@ In: readiness of its pipes and the status it ended with. Out: its log file, `sta
 end is known even to a daemon that comes later), and `describe()` for the node. Times are seconds since the epoch.
 """
 
-# The daemon stays small without pathlib.
-# ruff: noqa: PTH
-
 from __future__ import annotations
 
 import contextlib

@@ -21,9 +21,6 @@ In: one JSON message a line, `{"op": …, "seq": n}`, a message's descriptors wi
     shutdown                        → {}                      kills everything and ends
 """
 
-# The daemon stays small without pathlib.
-# ruff: noqa: PTH
-
 from __future__ import annotations
 
 import contextlib

@@ -4,9 +4,6 @@ Goes in: paths, flags and numbers as the manual pages name them. Comes out: noth
 and the path it was about. Standard library only: the runtime daemon imports it without any package on its path.
 """
 
-# The daemon stays small without pathlib.
-# ruff: noqa: PTH
-
 from __future__ import annotations
 
 import ctypes

@@ -4,9 +4,6 @@ In: chunks as the program wrote them. Out: lines appended to the file, a chunk's
 comes (or 16 KiB of it, then written as partial, `P`). At `LIMIT` bytes the file is moved aside; `KEPT` older ones stay.
 """
 
-# The daemon stays small without pathlib.
-# ruff: noqa: PTH
-
 from __future__ import annotations
 
 import contextlib

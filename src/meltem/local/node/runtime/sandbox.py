@@ -9,9 +9,6 @@ be hidden are opaque directories of that upper layer. The old root stays mounted
 so that their targets resolve inside the container, symbolic links and all.
 """
 
-# The daemon stays small without pathlib.
-# ruff: noqa: PTH
-
 from __future__ import annotations
 
 import contextlib
