@@ -26,7 +26,12 @@ TABLE_VERSION = "meta.k8s.io/v1"
 
 
 def respond(
-    body: bytes, *, status: int = 200, media: str = JSON, warnings: list[str] | None = None, headers: Mapping[str, str] | None = None
+    body: bytes,
+    *,
+    status: int = 200,
+    media: str = JSON,
+    warnings: list[str] | None = None,
+    headers: Mapping[str, str] | None = None,
 ) -> web.Response:
     """`body` is JSON; turned into YAML where `media` says so."""
     if media == YAML:

@@ -59,7 +59,9 @@ def user_of_subject(subject: tuple[tuple[tuple[str, str], ...], ...]) -> User | 
     return User(names[0], (*groups, AUTHENTICATED))
 
 
-def impersonated(user: User, headers: CIMultiDictProxy[str], permitted: Permit) -> tuple[User, tuple[str, str, str] | None]:
+def impersonated(
+    user: User, headers: CIMultiDictProxy[str], permitted: Permit
+) -> tuple[User, tuple[str, str, str] | None]:
     """The user to act as; and what was refused (group, resource, name), if anything was. Raises BadRequest."""
     name = headers.get("Impersonate-User", "")
     groups = tuple(headers.getall("Impersonate-Group", []))

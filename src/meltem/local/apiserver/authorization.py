@@ -152,9 +152,7 @@ def covers(rules: list[JsonObject], wanted: JsonObject) -> bool:
             for resource in strings_at(wanted, "resources"):
                 plural, _, subresource = resource.partition("/")
                 for name in strings_at(wanted, "resourceNames") or [""]:
-                    question = Question(
-                        verb=verb, group=group, resource=plural, subresource=subresource, name=name
-                    )
+                    question = Question(verb=verb, group=group, resource=plural, subresource=subresource, name=name)
                     if not any(rule_allows(r, question) for r in rules):
                         return False
     return True

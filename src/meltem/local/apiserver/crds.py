@@ -85,7 +85,10 @@ class CrdManager:
         storage = name_of(crd)
         try:
             resources = resources_of(crd)
-        except (ApiError, MeltemError) as error:  # validated at admission: only a database of an older version gets here
+        except (
+            ApiError,
+            MeltemError,
+        ) as error:  # validated at admission: only a database of an older version gets here
             _log.error("a CustomResourceDefinition cannot be served", crd=storage, error=str(error))
             return
         before = {r.api_version for r in self._registry.versions_of(storage)}
@@ -150,7 +153,9 @@ class CrdManager:
                 self._condition(status, "Established", "False", "NotAccepted", "not all names are accepted")
         else:
             self._condition(status, "NamesAccepted", "True", "NoConflicts", "no conflicts found")
-            self._condition(status, "Established", "True", "InitialNamesAccepted", "the initial names have been accepted")
+            self._condition(
+                status, "Established", "True", "InitialNamesAccepted", "the initial names have been accepted"
+            )
         return status != before
 
     def _name_conflict(self, crd: JsonObject) -> tuple[str, str] | None:

@@ -20,7 +20,18 @@ from meltem.local.apiserver.reads import selection
 from meltem.local.apiserver.request import number
 from meltem.local.apiserver.status import conflict, not_found, success
 from meltem.local.apiserver.storage import Entry, encode
-from meltem.objects import Json, JsonObject, copy_object, ensure_object, int_at, list_at, object_at, str_at, strings_at, uid_of
+from meltem.objects import (
+    Json,
+    JsonObject,
+    copy_object,
+    ensure_object,
+    int_at,
+    list_at,
+    object_at,
+    str_at,
+    strings_at,
+    uid_of,
+)
 
 FOREGROUND, ORPHAN = "foregroundDeletion", "orphan"
 _RETURNS_OBJECT = frozenset({"pods", "services", "serviceaccounts", "persistentvolumes", "persistentvolumeclaims"})
@@ -133,7 +144,9 @@ def _check_preconditions(call: Call, entry: Entry, options: DeleteOptions) -> No
     storage, name = call.resource.storage, entry.key.name
     uid = uid_of(entry.object)
     if options.uid and options.uid != uid:
-        raise conflict(storage, name, f"Precondition failed: UID in precondition: {options.uid}, UID in object meta: {uid}")
+        raise conflict(
+            storage, name, f"Precondition failed: UID in precondition: {options.uid}, UID in object meta: {uid}"
+        )
     if options.rv and options.rv != str(entry.rv):
         why = f"Precondition failed: ResourceVersion in precondition: {options.rv}, ResourceVersion in object meta: {entry.rv}"
         raise conflict(storage, name, why)

@@ -218,7 +218,12 @@ def version_priority(version: str) -> tuple[int, int, int, str]:
     """Sort key: the preferred version is the least."""
     for rank, word in ((0, ""), (1, "beta"), (2, "alpha")):
         major, found, minor = version.removeprefix("v").partition(word) if word else (version.removeprefix("v"), "", "")
-        if version.startswith("v") and major.isdecimal() and (minor.isdecimal() if word else True) and (found or not word):
+        if (
+            version.startswith("v")
+            and major.isdecimal()
+            and (minor.isdecimal() if word else True)
+            and (found or not word)
+        ):
             return rank, -int(major), -int(minor or "0"), ""
     return 3, 0, 0, version
 

@@ -70,7 +70,9 @@ class Dispatcher:
             raise
         except Exception:  # the last line of defence: one broken request must not take others along
             _log.exception("request failed", method=request.method, path=request.path)
-            return respond_error(ServerError("an error on the server has prevented the request from succeeding; see its log"))
+            return respond_error(
+                ServerError("an error on the server has prevented the request from succeeding; see its log")
+            )
 
     async def _answer(self, request: web.BaseRequest, warnings: list[str]) -> web.StreamResponse:
         info = parse(request.method, request.rel_url.raw_path, request.query)

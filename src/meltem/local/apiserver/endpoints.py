@@ -72,7 +72,9 @@ class PlainEndpoints:
         lines.extend(
             f'apiserver_storage_objects{{resource="{r}"}} {self._store.count(r)}' for r in self._store.resources()
         )
-        lines.extend(("# TYPE apiserver_storage_resource_version gauge", f"apiserver_storage_resource_version {self._store.rv}"))
+        lines.extend(
+            ("# TYPE apiserver_storage_resource_version gauge", f"apiserver_storage_resource_version {self._store.rv}")
+        )
         return web.Response(text="\n".join(lines) + "\n")
 
 

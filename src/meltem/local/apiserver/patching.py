@@ -115,12 +115,16 @@ class _Apply:
         meta = ensure_object(applied, "metadata")
         name = str_at(meta, "name")
         if name and name != self._call.info.name:
-            raise BadRequest(f"the name of the object ({name}) does not match the name on the URL ({self._call.info.name})")
+            raise BadRequest(
+                f"the name of the object ({name}) does not match the name on the URL ({self._call.info.name})"
+            )
         meta["name"] = self._call.info.name
         if info.namespaced:
             namespace = str_at(meta, "namespace")
             if namespace and namespace != self._call.info.namespace:
-                raise BadRequest("the namespace of the provided object does not match the namespace sent on the request")
+                raise BadRequest(
+                    "the namespace of the provided object does not match the namespace sent on the request"
+                )
             meta["namespace"] = self._call.info.namespace
 
     async def make(self, live: JsonObject | None) -> JsonObject:
@@ -134,5 +138,3 @@ class _Apply:
             now=rfc3339(self._core.clock.now()),
             subresource=self._call.info.subresource,
         )
-
-

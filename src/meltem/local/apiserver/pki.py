@@ -101,9 +101,7 @@ def _make_ca(config: ClusterConfig) -> None:
 
 def _make_service_account_key(config: ClusterConfig) -> None:
     key = rsa.generate_private_key(65537, 2048)
-    public = key.public_key().public_bytes(
-        serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo
-    )
+    public = key.public_key().public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
     _write(config.pki / "sa.key", _key_bytes(key), secret=True)
     _write(config.pki / "sa.pub", public, secret=False)
 

@@ -19,7 +19,6 @@ from meltem.objects import (
     Json,
     JsonObject,
     at,
-
     copy_object,
     ensure_object,
     int_at,
@@ -119,7 +118,8 @@ async def _spend_budget(core: Core, pod: Entry, dry_run: bool) -> None:
     budget = core.store.head(budgets[0].key) or budgets[0]
     allowed = int_at(budget.object, "status", "disruptionsAllowed")
     ready = any(
-        str_at(c, "type") == "Ready" and str_at(c, "status") == "True" for c in objects_at(pod.object, "status", "conditions")
+        str_at(c, "type") == "Ready" and str_at(c, "status") == "True"
+        for c in objects_at(pod.object, "status", "conditions")
     )
     if not ready and str_at(budget.object, "spec", "unhealthyPodEvictionPolicy") == "AlwaysAllow":
         return
@@ -174,5 +174,3 @@ async def ephemeral_containers(core: Core, call: Call) -> web.StreamResponse:
     if isinstance(result, Entry):
         return await respond_entry(core, call, result)
     return await respond_value(core, call, result)
-
-

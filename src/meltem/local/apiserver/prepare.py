@@ -8,7 +8,17 @@ from __future__ import annotations
 
 from meltem.local.apiserver.core import User
 from meltem.local.apiserver.registry import Resource
-from meltem.objects import Json, JsonObject, copy_json, ensure_object, list_at, object_at, objects_at, str_at, strings_at
+from meltem.objects import (
+    Json,
+    JsonObject,
+    copy_json,
+    ensure_object,
+    list_at,
+    object_at,
+    objects_at,
+    str_at,
+    strings_at,
+)
 
 _KEEPS_STATUS_ON_CREATE = frozenset({"nodes"})
 _WITH_GENERATION = frozenset(
@@ -25,7 +35,14 @@ _WITH_GENERATION = frozenset(
 _GENERATION_GROUPS = ("apps", "batch", "admissionregistration.k8s.io")
 _NO_GENERATION = frozenset({"controllerrevisions.apps"})
 _FREE_METADATA_ON_STATUS = frozenset({"pods", "nodes", "namespaces"})
-_SYSTEM_FIELDS = ("uid", "creationTimestamp", "deletionTimestamp", "deletionGracePeriodSeconds", "generation", "selfLink")
+_SYSTEM_FIELDS = (
+    "uid",
+    "creationTimestamp",
+    "deletionTimestamp",
+    "deletionGracePeriodSeconds",
+    "generation",
+    "selfLink",
+)
 
 
 def has_generation(resource: Resource) -> bool:
@@ -126,18 +143,14 @@ def system_metadata(obj: JsonObject, old: JsonObject) -> None:
             meta[name] = before[name]
     if str_at(before, "generateName"):
         meta["generateName"] = before["generateName"]
-    if "deletionTimestamp" in before:
-        _keep_finalizers(meta, before)
 
 
-def _keep_finalizers(meta: JsonObject, before: JsonObject) -> None:
-    """An object that is being deleted takes no new finalizers."""
-    old = strings_at(before, "finalizers")
-    kept: list[Json] = [f for f in strings_at(meta, "finalizers") if f in old]
-    if kept:
-        meta["finalizers"] = kept
-    else:
-        meta.pop("finalizers", None)
+def new_finalizers(obj: JsonObject, old: JsonObject | None) -> list[str]:
+    """Finalizers that an update would add to an object that is being deleted: it takes no new ones."""
+    before = object_at(old, "metadata")
+    if "deletionTimestamp" not in before:
+        return []
+    return [f for f in strings_at(obj, "metadata", "finalizers") if f not in strings_at(before, "finalizers")]
 
 
 def for_update(resource: Resource, obj: JsonObject, old: JsonObject, subresource: str) -> None:

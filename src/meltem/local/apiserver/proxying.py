@@ -222,7 +222,9 @@ def _container(call: Call, pod: JsonObject) -> str:
     if len(names) == 1:
         return main[0]
     inits = [str_at(c, "name") for c in objects_at(pod, "spec", "initContainers")]
-    listed = f"choose one of: [{' '.join(main)}]" + (f" or one of the init containers: [{' '.join(inits)}]" if inits else "")
+    listed = f"choose one of: [{' '.join(main)}]" + (
+        f" or one of the init containers: [{' '.join(inits)}]" if inits else ""
+    )
     raise BadRequest(f"a container name must be specified for pod {call.info.name}, {listed}")
 
 

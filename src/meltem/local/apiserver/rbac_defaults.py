@@ -109,10 +109,26 @@ def _system_roles() -> list[JsonObject]:
         _rule("authorization.k8s.io", "selfsubjectaccessreviews selfsubjectrulesreviews", ("create",)),
         _rule("authentication.k8s.io", "selfsubjectreviews", ("create",)),
     ]
-    discovery = _paths("/api", "/api/*", "/apis", "/apis/*", "/healthz", "/livez", "/openapi", "/openapi/*", "/readyz", "/version", "/version/")
+    discovery = _paths(
+        "/api",
+        "/api/*",
+        "/apis",
+        "/apis/*",
+        "/healthz",
+        "/livez",
+        "/openapi",
+        "/openapi/*",
+        "/readyz",
+        "/version",
+        "/version/",
+    )
     public = _paths("/healthz", "/livez", "/readyz", "/version", "/version/")
-    issuer = _paths("/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks", "/openid/v1/jwks/")
-    monitoring = _paths("/metrics", "/metrics/slis", "/healthz", "/healthz/*", "/livez", "/livez/*", "/readyz", "/readyz/*")
+    issuer = _paths(
+        "/.well-known/openid-configuration", "/.well-known/openid-configuration/", "/openid/v1/jwks", "/openid/v1/jwks/"
+    )
+    monitoring = _paths(
+        "/metrics", "/metrics/slis", "/healthz", "/healthz/*", "/livez", "/livez/*", "/readyz", "/readyz/*"
+    )
     node = [
         *reviews,
         _rule("", "nodes nodes/status pods pods/status pods/eviction events", (*_WRITE, *_READ)),
@@ -121,7 +137,10 @@ def _system_roles() -> list[JsonObject]:
         _rule("coordination.k8s.io", "leases", (*_WRITE, *_READ)),
         _rule("discovery.k8s.io", "endpointslices", _READ),
     ]
-    dns = [_rule("", "endpoints services pods namespaces", ("list", "watch")), _rule("discovery.k8s.io", "endpointslices", ("list", "watch"))]
+    dns = [
+        _rule("", "endpoints services pods namespaces", ("list", "watch")),
+        _rule("discovery.k8s.io", "endpointslices", ("list", "watch")),
+    ]
     return [
         _role("system:auth-delegator", reviews),
         _role("system:basic-user", basic),
@@ -131,8 +150,13 @@ def _system_roles() -> list[JsonObject]:
         _role("system:monitoring", [monitoring]),
         _role("system:node", node),
         _role("system:kube-dns", dns),
-        _role("system:kube-scheduler", [_rule("", "pods nodes", _READ), _rule("", "pods/binding bindings", ("create",))]),
-        _role("system:kube-controller-manager", [_rule("*", "*", _READ), _rule("", "events", ("create", "patch", "update"))]),
+        _role(
+            "system:kube-scheduler", [_rule("", "pods nodes", _READ), _rule("", "pods/binding bindings", ("create",))]
+        ),
+        _role(
+            "system:kube-controller-manager",
+            [_rule("*", "*", _READ), _rule("", "events", ("create", "patch", "update"))],
+        ),
     ]
 
 

@@ -50,7 +50,9 @@ def selection(call: Call) -> tuple[Predicate | None, str]:
     """The predicate of the query's selectors, and the one name that they (or the path) restrict it to, if any."""
     labels = parse_labels(call.query.get("labelSelector", ""))
     version = call.resource.crd_version
-    extra = [str_at(f, "jsonPath").removeprefix(".") for f in objects_at(version, "selectableFields")] if version else []
+    extra = (
+        [str_at(f, "jsonPath").removeprefix(".") for f in objects_at(version, "selectableFields")] if version else []
+    )
     fields = parse_fields(call.query.get("fieldSelector", ""), call.resource.storage, extra)
     name = call.info.name
     for term in fields:
@@ -114,15 +116,23 @@ def _check_match(match: str, asked: int | None, call: Call) -> None:
     if not match:
         return
     if match not in ("Exact", "NotOlderThan"):
-        raise _invalid_options(f'resourceVersionMatch: Unsupported value: "{match}": supported values: "Exact", "NotOlderThan"')
+        raise _invalid_options(
+            f'resourceVersionMatch: Unsupported value: "{match}": supported values: "Exact", "NotOlderThan"'
+        )
     if asked is None and not (call.info.verb == "watch" and flag(call.query, "sendInitialEvents")):
-        raise _invalid_options("resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided")
+        raise _invalid_options(
+            "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden unless resourceVersion is provided"
+        )
     if match == "Exact" and asked == 0:
-        raise _invalid_options('resourceVersionMatch: Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0"')
+        raise _invalid_options(
+            'resourceVersionMatch: Forbidden: resourceVersionMatch "exact" is forbidden for resourceVersion "0"'
+        )
 
 
 def _invalid_options(text: str) -> Invalid:
-    return Invalid(f'ListOptions.meta.k8s.io "" is invalid: {text}', details={"group": "meta.k8s.io", "kind": "ListOptions"})
+    return Invalid(
+        f'ListOptions.meta.k8s.io "" is invalid: {text}', details={"group": "meta.k8s.io", "kind": "ListOptions"}
+    )
 
 
 def _encode_token(place: Continue) -> str:

@@ -84,9 +84,7 @@ class Reviews:
         namespace = str_at(review, "spec", "namespace")
         if not namespace:
             raise BadRequest("no namespace on request")
-        return respond_object(
-            {**review, "status": rules_status(self._authorizer, call.user, namespace)}, status=201
-        )
+        return respond_object({**review, "status": rules_status(self._authorizer, call.user, namespace)}, status=201)
 
 
 def posted(call: Call) -> JsonObject:

@@ -200,7 +200,7 @@ def parse_fields(text: str, storage: str, extra: Sequence[str] = ()) -> FieldSel
             raise BadRequest(f"invalid selector: '{text}'; can't understand '{part}'")
         path, operator, value = found.group(1).strip(), found.group(2), found.group(3)
         if path not in known:
-            raise BadRequest(f'field label not supported: {path}')
+            raise BadRequest(f"field label not supported: {path}")
         terms.append(FieldTerm(path, re.sub(r"\\(.)", r"\1", value), operator != "!="))
     return tuple(terms)
 

@@ -76,9 +76,7 @@ class ApiServer:
             self._runner = web.ServerRunner(KubeServer(dispatcher), shutdown_timeout=2.0)
             await self._runner.setup()
             await self._listen()
-            write_kubeconfig(
-                msgspec.structs.replace(config, api_port=self.port), config.kubeconfig, "admin"
-            )
+            write_kubeconfig(msgspec.structs.replace(config, api_port=self.port), config.kubeconfig, "admin")
             self._spawn(manager.run())
         except BaseException:
             await self.__aexit__(None, None, None)

@@ -59,7 +59,10 @@ class ServiceAllocator:
         if "IPv6" in strings_at(spec, "ipFamilies") or str_at(spec, "ipFamilyPolicy") == "RequireDualStack":
             if address != "None":
                 raise _refused(
-                    obj, "spec.ipFamilies[0]", "FieldValueInvalid", 'Invalid value: "IPv6": not configured on this cluster'
+                    obj,
+                    "spec.ipFamilies[0]",
+                    "FieldValueInvalid",
+                    'Invalid value: "IPv6": not configured on this cluster',
                 )
         if address == "None":
             spec["clusterIP"], spec["clusterIPs"] = "None", ["None"]
@@ -76,7 +79,9 @@ class ServiceAllocator:
         if address == own:
             return
         if own and own != "None":
-            raise _refused(obj, field + "[0]", "FieldValueInvalid", f'Invalid value: ["{address}"]: may not change once set')
+            raise _refused(
+                obj, field + "[0]", "FieldValueInvalid", f'Invalid value: ["{address}"]: may not change once set'
+            )
         try:
             parsed = ipaddress.ip_address(address)
         except ValueError:
@@ -85,7 +90,9 @@ class ServiceAllocator:
             ) from None
         if parsed not in self._network:
             why = f"the provided IP ({address}) is not in the valid range. The range of valid IPs is {self._network}"
-            raise _refused(obj, field, "FieldValueInvalid", f'Invalid value: ["{address}"]: failed to allocate IP {address}: {why}')
+            raise _refused(
+                obj, field, "FieldValueInvalid", f'Invalid value: ["{address}"]: failed to allocate IP {address}: {why}'
+            )
         if address in used:
             why = f"failed to allocate IP {address}: provided IP is already allocated"
             raise _refused(obj, field, "FieldValueInvalid", f'Invalid value: ["{address}"]: {why}')
@@ -106,7 +113,9 @@ class ServiceAllocator:
     def _ports(
         self, obj: JsonObject, spec: JsonObject, kind: str, before: JsonObject | None, others: list[JsonObject]
     ) -> None:
-        wants = kind == "NodePort" or (kind == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts") is not False)
+        wants = kind == "NodePort" or (
+            kind == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts") is not False
+        )
         used = {number for other in others for number in node_ports(other)}
         own = {number for number in node_ports(before)} if before else set[int]()
         known = {_identity(p): int_at(p, "nodePort") for p in objects_at(before, "spec", "ports")} if before else {}
@@ -133,7 +142,9 @@ class ServiceAllocator:
             why = f"provided port is not in the valid range. The range of valid ports is {NODE_PORTS.start}-{NODE_PORTS.stop - 1}"
             raise _refused(obj, field, "FieldValueInvalid", f"Invalid value: {number}: {why}")
         if number in used:
-            raise _refused(obj, field, "FieldValueInvalid", f"Invalid value: {number}: provided port is already allocated")
+            raise _refused(
+                obj, field, "FieldValueInvalid", f"Invalid value: {number}: provided port is already allocated"
+            )
 
     def _health_port(self, obj: JsonObject, spec: JsonObject, kind: str, used: set[int]) -> None:
         if kind == "LoadBalancer" and str_at(spec, "externalTrafficPolicy") == "Local":

@@ -15,7 +15,17 @@ from meltem.local.apiserver.reads import get
 from meltem.local.apiserver.status import verb_not_allowed
 from meltem.local.apiserver.storage import Entry
 from meltem.local.apiserver.writes import Maker, WriteOptions, check_type, write
-from meltem.objects import JsonObject, copy_json, copy_object, ensure_object, list_at, name_of, object_at, objects_at, str_at
+from meltem.objects import (
+    JsonObject,
+    copy_json,
+    copy_object,
+    ensure_object,
+    list_at,
+    name_of,
+    object_at,
+    objects_at,
+    str_at,
+)
 
 Change = Callable[[JsonObject, JsonObject], None]
 
@@ -83,7 +93,9 @@ def _wants(core: Core, call: Call, options: WriteOptions) -> Maker:
     body = require_object(parse_body(call.body, call.content_type))
     check_type(call, body)
     if name_of(body) and name_of(body) != call.info.name:
-        raise BadRequest(f"the name of the object ({name_of(body)}) does not match the name on the URL ({call.info.name})")
+        raise BadRequest(
+            f"the name of the object ({name_of(body)}) does not match the name on the URL ({call.info.name})"
+        )
 
     async def sent(live: JsonObject | None) -> JsonObject:
         return body

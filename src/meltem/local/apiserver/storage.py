@@ -301,7 +301,14 @@ class Store:
             )
         self._connection.execute(
             "INSERT INTO history VALUES (?, ?, ?, ?, ?, ?, ?, ?)",
-            (entry.rv, change.kind, *entry.key, entry.data, before.rv if before else 0, before.data if before else None),
+            (
+                entry.rv,
+                change.kind,
+                *entry.key,
+                entry.data,
+                before.rv if before else 0,
+                before.data if before else None,
+            ),
         )
 
     def _finish(self, batch: Iterable[tuple[Change, asyncio.Future[Entry]]], compacted: int) -> None:

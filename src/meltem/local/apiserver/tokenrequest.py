@@ -82,7 +82,9 @@ class TokenRequests:
         found = uid_of(entry.object)
         if uid and uid != found:
             raise conflict(
-                storage, name, f"the UID in the bound object reference ({uid}) does not match the UID in record ({found})"
+                storage,
+                name,
+                f"the UID in the bound object reference ({uid}) does not match the UID in record ({found})",
             )
         bound = [BoundTo(kind, name, found)]
         if kind == "Pod":

@@ -58,13 +58,13 @@ class TokenAuthority:
         key = serialization.load_pem_private_key(pem, None)
         if not isinstance(key, rsa.RSAPrivateKey):
             raise UserError("must hold an RSA key", where=str(pki / "sa.key"))
-        der = key.public_key().public_bytes(
-            serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo
-        )
+        der = key.public_key().public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo)
         key_id = hashlib.sha256(der).hexdigest()[:40]
         return cls(RSAKey.import_key(pem), key_id, store, clock)
 
-    def sign(self, account: JsonObject, audiences: Sequence[str], seconds: int, bound: Sequence[BoundTo]) -> tuple[str, float]:
+    def sign(
+        self, account: JsonObject, audiences: Sequence[str], seconds: int, bound: Sequence[BoundTo]
+    ) -> tuple[str, float]:
         """A token for a ServiceAccount; (token, when it expires)."""
         now = int(self._clock.now())
         kubernetes: JsonObject = {

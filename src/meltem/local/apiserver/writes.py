@@ -23,7 +23,7 @@ from meltem.local.apiserver.deletes import finished_deleting
 from meltem.local.apiserver.negotiate import parse_body, require_object
 from meltem.local.apiserver.patching import patch_maker
 from meltem.local.apiserver.schema.apply import track_update
-from meltem.local.apiserver.schema.fielderrors import invalid
+from meltem.local.apiserver.schema.fielderrors import FieldError, invalid
 from meltem.local.apiserver.schema.process import default, prune, validate
 from meltem.local.apiserver.status import already_exists, conflict, not_found
 from meltem.local.apiserver.storage import Entry, Key
@@ -46,7 +46,9 @@ class WriteOptions:
         self.dry_run = dry_run == "All"
         self.validation = call.query.get("fieldValidation", "") or "Warn"
         if self.validation not in ("Ignore", "Warn", "Strict"):
-            raise BadRequest(f'fieldValidation: Unsupported value: "{self.validation}": supported values: "Ignore", "Strict", "Warn"')
+            raise BadRequest(
+                f'fieldValidation: Unsupported value: "{self.validation}": supported values: "Ignore", "Strict", "Warn"'
+            )
         self.manager = call.query.get("fieldManager", "")
         if len(self.manager) > 128 or not self.manager.isprintable():
             raise BadRequest("fieldManager must be printable and at most 128 characters long")
@@ -159,7 +161,9 @@ async def update(core: Core, call: Call) -> web.StreamResponse:
     obj = pruned(call, obj, options.validation)
     fill_names(call, obj)
     if name_of(obj) != call.info.name:
-        raise BadRequest(f"the name of the object ({name_of(obj)}) does not match the name on the URL ({call.info.name})")
+        raise BadRequest(
+            f"the name of the object ({name_of(obj)}) does not match the name on the URL ({call.info.name})"
+        )
 
     async def make(live: JsonObject | None) -> JsonObject:
         return copy_object(obj)
@@ -362,7 +366,9 @@ def check_versions(call: Call, obj: JsonObject, live: Entry) -> None:
     storage, name = call.resource.storage, call.info.name
     uid = uid_of(obj)
     if uid and uid != uid_of(live.object):
-        raise conflict(storage, name, f"Precondition failed: UID in precondition: {uid}, UID in object meta: {uid_of(live.object)}")
+        raise conflict(
+            storage, name, f"Precondition failed: UID in precondition: {uid}, UID in object meta: {uid_of(live.object)}"
+        )
     rv = str_at(obj, "metadata", "resourceVersion")
     if rv and rv != "0" and rv != str(live.rv):
         raise conflict(storage, name)
@@ -371,6 +377,10 @@ def check_versions(call: Call, obj: JsonObject, live: Entry) -> None:
 def refuse_invalid(call: Call, obj: JsonObject, old: JsonObject | None) -> None:
     info = call.resource.info
     errors = validate(call.resource.schema, obj, old)
+    added = prepare.new_finalizers(obj, old)
+    if added:
+        why = f"Forbidden: no new finalizers can be added if the object is being deleted, found new finalizers {added}"
+        errors.append(FieldError("metadata.finalizers", "FieldValueForbidden", why))
     if errors:
         raise invalid(info.group, info.kind, name_of(obj), errors)
 

@@ -22,7 +22,6 @@ from meltem.objects import (
     object_at,
     objects_at,
     str_at,
-    strings_at,
 )
 
 TOKEN_PATH = "/var/run/secrets/kubernetes.io/serviceaccount"
@@ -70,9 +69,7 @@ def namespace_lifecycle(store: Store, attributes: Attributes) -> None:
     if attributes.operation != "CREATE":
         return
     if str_at(namespace.object, "metadata", "deletionTimestamp"):
-        why = (
-            f"unable to create new content in namespace {attributes.namespace} because it is being terminated"
-        )
+        why = f"unable to create new content in namespace {attributes.namespace} because it is being terminated"
         cause: Json = {
             "reason": "NamespaceTerminating",
             "message": f"namespace {attributes.namespace} is being terminated",
@@ -98,7 +95,7 @@ def service_account(store: Store, attributes: Attributes, pod: JsonObject) -> No
     if account is None:
         raise forbidden(
             attributes,
-            f"error looking up service account {attributes.namespace}/{name}: serviceaccount \"{name}\" not found",
+            f'error looking up service account {attributes.namespace}/{name}: serviceaccount "{name}" not found',
         )
     if not list_at(spec, "imagePullSecrets"):
         pulls = list_at(account.object, "imagePullSecrets")
@@ -175,7 +172,12 @@ def _limits(store: Store, namespace: str, kind: str) -> list[JsonObject]:
 def limit_check(store: Store, attributes: Attributes) -> None:
     """Containers outside the namespace's minimum and maximum are refused."""
     obj = attributes.object
-    if attributes.resource.storage != "pods" or attributes.operation != "CREATE" or obj is None or attributes.subresource:
+    if (
+        attributes.resource.storage != "pods"
+        or attributes.operation != "CREATE"
+        or obj is None
+        or attributes.subresource
+    ):
         return
     problems: list[str] = []
     for item in _limits(store, attributes.namespace, "Container"):
@@ -204,9 +206,7 @@ def priority(store: Store, attributes: Attributes, pod: JsonObject) -> None:
     spec = ensure_object(pod, "spec")
     name = str_at(spec, "priorityClassName")
     if not name:
-        chosen = next(
-            (e.object for e in store.entries(PRIORITY_CLASSES) if bool_at(e.object, "globalDefault")), None
-        )
+        chosen = next((e.object for e in store.entries(PRIORITY_CLASSES) if bool_at(e.object, "globalDefault")), None)
         if chosen is not None:
             spec["priorityClassName"] = str_at(chosen, "metadata", "name")
         spec["priority"] = int_at(chosen, "value") if chosen else 0
@@ -240,5 +240,3 @@ def default_classes(store: Store, attributes: Attributes, obj: JsonObject) -> No
     chosen = [e for e in classes if object_at(e.object, "metadata", "annotations").get(mark) == "true"]
     if chosen:
         spec[field] = chosen[0].key.name
-
-

@@ -6,7 +6,6 @@ namespace lifecycle again, RBAC escalation, validating policies, validating webh
 
 from __future__ import annotations
 
-
 from meltem.local.apiserver.admission import builtin
 from meltem.local.apiserver.admission.escalation import refuse_escalation
 from meltem.local.apiserver.admission.policies import PolicyRunner

@@ -50,5 +50,7 @@ def refuse_escalation(authorizer: Authorizer, attributes: Attributes) -> None:
 
 
 def _shown(rule: JsonObject) -> str:
-    parts = [f"{k}: {rule[k]}" for k in ("apiGroups", "resources", "resourceNames", "nonResourceURLs", "verbs") if k in rule]
+    parts = [
+        f"{k}: {rule[k]}" for k in ("apiGroups", "resources", "resourceNames", "nonResourceURLs", "verbs") if k in rule
+    ]
     return "{" + ", ".join(parts) + "}"

@@ -38,7 +38,9 @@ def rule_matches(rule: JsonObject, target: Target, resource: Resource) -> bool:
     if "*" not in operations and target.operation not in operations:
         return False
     info = resource.info
-    if not _among(strings_at(rule, "apiGroups"), info.group) or not _among(strings_at(rule, "apiVersions"), info.version):
+    if not _among(strings_at(rule, "apiGroups"), info.group) or not _among(
+        strings_at(rule, "apiVersions"), info.version
+    ):
         return False
     scope = str_at(rule, "scope") or "*"
     if scope != "*" and (scope == "Namespaced") != target.namespaced:

@@ -89,7 +89,9 @@ class PolicyRunner:
         if found:
             yield from found
         elif str_at(reference, "parameterNotFoundAction") == "Deny":
-            raise _refusal(policy, binding, "no params found for policy binding with `Deny` parameterNotFoundAction", "")
+            raise _refusal(
+                policy, binding, "no params found for policy binding with `Deny` parameterNotFoundAction", ""
+            )
 
     def _enforce(
         self, policy: JsonObject, binding: JsonObject, attributes: Attributes, params: Json, warnings: list[str]

@@ -183,7 +183,9 @@ def _internal(name: str, error: CallFailed) -> ServerError:
 
 def _response(answer: JsonObject, uid: str) -> JsonObject:
     if str_at(answer, "kind") != "AdmissionReview" or str_at(answer, "apiVersion") != _REVIEW:
-        raise CallFailed(f"expected an AdmissionReview of {_REVIEW}, got {answer.get('kind')} of {answer.get('apiVersion')}")
+        raise CallFailed(
+            f"expected an AdmissionReview of {_REVIEW}, got {answer.get('kind')} of {answer.get('apiVersion')}"
+        )
     response = object_at(answer, "response")
     if not response:
         raise CallFailed("the answer has no response")
@@ -253,5 +255,3 @@ def admission_request(uid: str, sent: Attributes, original: Attributes) -> JsonO
 
 def _gvk(kind: tuple[str, str, str]) -> JsonObject:
     return {"group": kind[0], "version": kind[1], "kind": kind[2]}
-
-
