@@ -234,7 +234,7 @@ def group(name: str | None = None, **attributes: object) -> Callable[[Callable[.
     return cast("Callable[[Callable[..., object]], Group]", click.group(name, cls=Group, **attributes))  # pyright: ignore[reportCallIssue, reportArgumentType]
 
 
-class Duration(click.ParamType):
+class Duration(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
     """A Go duration (`5m0s`, `90s`, `1h`); the value is seconds."""
 
     name = "duration"

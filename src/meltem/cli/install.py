@@ -164,7 +164,8 @@ def _make(name: str, action: str, help_text: str) -> Command:
 install = _make(
     "install",
     "install",
-    "Installs Meltem in a cluster, or changes an installation: what is asked for is made, what is no longer asked for goes.",
+    "Installs Meltem in a cluster, or changes an installation: "
+    "what is asked for is made, what is no longer asked for goes.",
 )
 upgrade = _make(
     "upgrade", "upgrade to", "Upgrades Meltem in place: the same as install, for a cluster that has an older version."

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import sys
+from typing import cast
 
 import click
 
@@ -29,8 +30,8 @@ VERBS = (
     Verb("completion", "meltem.cli.completion:completion", "Generates completion for a shell"),
     Verb("install", "meltem.cli.install:install", "Installs or reconfigures Meltem in a cluster", aliases=("apply",)),
     Verb("kube-inject", "meltem.cli.kube_inject:kube_inject", "Adds the proxy to Kubernetes resources in files"),
+    Verb("local", "meltem.cli.local:local", "Runs a cluster on this machine alone"),
     Verb("manifest", "meltem.cli.manifest:manifest", "Generates and compares manifests"),
-    Verb("operator", "meltem.cli.operator:operator", "Installs, shows and removes the operator"),
     Verb("profile", "meltem.cli.profile:profile", "Lists, shows and compares configuration profiles"),
     Verb("tag", "meltem.cli.tag:tag", "Manages revision tags: names that stand for a revision"),
     Verb("uninstall", "meltem.cli.uninstall:uninstall", "Removes Meltem from a cluster"),
@@ -105,11 +106,8 @@ def run(arguments: list[str]) -> int:
 
 def _innermost(error: Exception) -> Exception:
     """What a group of tasks failed with, when it is one thing."""
-    if isinstance(error, ExceptionGroup):
-        inner: tuple[Exception, ...] = error.exceptions  # pyright: ignore[reportUnknownMemberType, reportUnknownVariableType]
-        if len(inner) == 1:
-            return _innermost(inner[0])
-    return error
+    inner = cast("tuple[Exception, ...]", getattr(error, "exceptions", ()))
+    return _innermost(inner[0]) if len(inner) == 1 else error
 
 
 def _failed(error: Exception) -> int:

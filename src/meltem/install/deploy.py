@@ -1,7 +1,7 @@
 """Puts rendered components into a cluster: server-side apply, waiting, pruning; and takes them out again.
 
-In: a client, the components of `render`. Out: the cluster as asked, progress told to a `Reporter`. What earlier versions
-of the same installation made and this one does not is deleted; it is found by the ownership labels.
+In: a client, the components of `render`. Out: the cluster as asked, progress told to a `Reporter`. What an earlier
+version of the same installation made and this one does not is deleted; it is found by the ownership labels.
 """
 
 from __future__ import annotations
@@ -196,8 +196,7 @@ async def _delete(client: KubeClient, obj: JsonObject, report: Reporter | None =
 async def installed(client: KubeClient, *, revision: str = "", purge: bool = False) -> list[JsonObject]:
     """What is there to uninstall: everything of Meltem (`purge`), or what belongs to one revision."""
     if purge:
-        found = await owned(client, COMPONENT_LABEL, [*PRUNED_KINDS, CRD_KIND])
-        return found
+        return await owned(client, COMPONENT_LABEL, [*PRUNED_KINDS, CRD_KIND])
     if not revision:
         raise UserError("needs --revision or --purge", where="uninstall")
     selector = f"{COMPONENT_LABEL},{REVISION_LABEL}={revision}"

@@ -1,8 +1,8 @@
 """The paths of `--set`: `values.global.proxy.image=x`, `components.ingressGateways[0].enabled=true`,
 `components.ingressGateways[name:istio-ingressgateway].enabled=false`, `meshConfig.defaultConfig.a\\.b=c`.
 
-A path is keys joined by dots; `\\.` is a dot in a key; `[n]` picks or appends (n is the length, or -1) an item of a list,
-`[key:value]` the item with that value. Used by `--set`, and by the patches of k8s overlays.
+A path is keys joined by dots; `\\.` is a dot in a key; `[n]` picks or appends (n is the length, or -1) an item of a
+list, `[key:value]` the item with that value. Used by `--set`, and by the patches of k8s overlays.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """From an installation to Kubernetes objects: each enabled component's chart, rendered and labelled.
 
-`render(installation)` gives the components in the order in which they are applied. What `helm install` makes of the same
-chart and values is the same, but for the ownership labels that the installer prunes by.
+`render(installation)` gives the components in the order in which they are applied. What `helm install` makes of the
+same chart and values is the same, but for the ownership labels that the installer prunes by.
 """
 
 from __future__ import annotations

@@ -177,7 +177,8 @@ def _pair(text: str) -> tuple[str, Json]:
         raise UserError(
             "starts with what is no field of the installation",
             where=f"--set {text}",
-            remedy=f"Paths start with one of {', '.join(sorted(_SPEC_FIELDS))}; for a chart's value write values.{path}.",
+            remedy=f"Paths start with one of {', '.join(sorted(_SPEC_FIELDS))}; "
+            f"for a chart's value write values.{path}.",
         )
     return path, parse_value(value)
 

@@ -1,0 +1,72 @@
+"""`istioctl local`: clusters on this machine alone."""
+
+from __future__ import annotations
+
+import json
+
+import click
+
+from meltem.cli.base import Duration, group, run_async
+from meltem.local import up as local_up
+
+
+@group(help="Runs a whole cluster on this Linux machine: API server, controllers and one node, no container runtime.")
+def local() -> None: ...
+
+
+_name = click.option("--name", default=local_up.DEFAULT_NAME, show_default=True, help="Name of the cluster")
+
+
+@local.command(
+    "up",
+    help="Brings a local cluster up, or finds it as it was.",
+    epilog="""Examples:
+
+\b
+  # A cluster, and the mesh in it.
+  istioctl local up && istioctl install --set profile=demo -y
+
+\b
+  # A second one beside it.
+  istioctl local up --name other
+""",
+)
+@_name
+@click.option("--api-port", type=click.IntRange(1, 65535), default=None, help="Port of the API server on 127.0.0.1")
+@click.option("--timeout", type=Duration(), default="1m0s", show_default=True, help="How long to wait for the node")
+@click.option("--no-context", is_flag=True, help="Leave your kubeconfig as it is")
+def up(name: str, api_port: int | None, timeout: float, no_context: bool) -> None:
+    config = run_async(
+        local_up.up(name, api_port=api_port or 0, timeout=timeout, merge_kubeconfig=not no_context, tell=click.echo)
+    )
+    click.echo(f"✔ Cluster {name} is up: {config.api_url}")
+    if no_context:
+        click.echo(f"  export KUBECONFIG={config.kubeconfig}")
+
+
+@local.command("down", help="Takes a local cluster down. Its objects are kept for the next `up`, unless purged.")
+@_name
+@click.option("--purge", is_flag=True, help="Remove its objects and its kubeconfig context too")
+def down(name: str, purge: bool) -> None:
+    run_async(local_up.down(name, purge=purge))
+    click.echo(f"✔ Cluster {name} is {'gone' if purge else 'down; `istioctl local up` brings it back'}")
+
+
+@local.command("status", help="Tells which local clusters there are, and how they are.")
+@click.option("--name", default="", help="Only this one")
+@click.option("-o", "--output", type=click.Choice(["table", "json"]), default="table", help="Form of the output")
+def status(name: str, output: str) -> None:
+    configs = [local_up.find(name)] if name else local_up.clusters()
+    found = [run_async(local_up.status(c)) for c in configs]
+    if output == "json":
+        click.echo(json.dumps([{f: getattr(s, f) for f in s.__struct_fields__} for s in found], indent=2))
+        return
+    if not found:
+        click.echo("There are no local clusters. `istioctl local up` makes one.")
+        return
+    click.echo(f"{'NAME':<16}{'STATE':<10}{'NODE':<10}{'PODS':<8}{'API SERVER':<28}CONTEXT")
+    for one in found:
+        state = "running" if one.running else "stopped"
+        node = ("Ready" if one.node_ready else "NotReady") if one.running else "-"
+        pods = f"{one.pods_ready}/{one.pods}" if one.running else "-"
+        click.echo(f"{one.name:<16}{state:<10}{node:<10}{pods:<8}{one.api:<28}{one.context}")
