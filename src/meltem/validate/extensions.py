@@ -59,6 +59,9 @@ def _url(r: Report, url: str) -> None:
     if not url:
         r.error("is missing", "Write where the module is, such as oci://registry.example.com/filter:v1.")
         return
+    if "://" not in url and ":" in url.partition("/")[0]:  # read as a scheme, as the CRD's rule does
+        r.error(f"the scheme {url.partition(':')[0][:64]!r} is not supported", f"Write oci://{url[:120]}.")
+        return
     try:
         parts = urlsplit(url if "://" in url else f"oci://{url}")
         whole = bool(parts.netloc or parts.path) and (parts.port or 1) > 0

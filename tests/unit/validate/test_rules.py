@@ -54,7 +54,7 @@ GOOD = [
     ),
     ("Telemetry", "{tracing: [{providers: [{name: zipkin}], randomSamplingPercentage: 10}]}"),
     ("WasmPlugin", "{url: 'oci://registry.example.com/filter:v1', phase: AUTHN}"),
-    ("WasmPlugin", "{url: 'registry.example.com:5000/filter:v1'}"),
+    ("WasmPlugin", "{url: 'registry.example.com/filter:v1'}"),
     ("TrafficExtension", "{lua: {inlineCode: 'x = 1'}}"),
     ("ProxyConfig", "{concurrency: 0, environmentVariables: {A: b}}"),
 ]
@@ -276,6 +276,7 @@ ERRORS = [
     ("Telemetry", "{metrics: [{overrides: [{tagOverrides: {a: {}}}]}]}", "tagOverrides['a'].value", "UPSERT needs"),
     ("Telemetry", "{accessLogging: [{filter: {expression: 'a(b'}}]}", "filter.expression", "does not end"),
     ("WasmPlugin", "{url: 'ftp://a/b'}", "spec.url", "not supported"),
+    ("WasmPlugin", "{url: 'a.com:5000/b:v1'}", "spec.url", "Write oci://a.com:5000/b:v1"),
     ("WasmPlugin", "{url: 'oci://a/b', sha256: abc}", "spec.sha256", "64"),
     (
         "WasmPlugin",
