@@ -13,7 +13,7 @@ from typing import Protocol
 import structlog
 
 from meltem.clock import Clock
-from meltem.errors import ApiError, NotFound
+from meltem.errors import ApiError, MeltemError, NotFound
 from meltem.objects import JsonObject, object_at
 
 CONFIG_MAP = "istio-ca-root-cert"
@@ -87,7 +87,7 @@ async def keep_everywhere(
             while dirty.pop(namespace, False):  # touched again while it was being written: once more
                 try:
                     await ensure(client, namespace, roots_pem(), name=name)
-                except ApiError as error:
+                except MeltemError as error:
                     log.warning("could not write the trust bundle", namespace=namespace, reason=str(error))
                     dirty[namespace] = True
                     await clock.sleep(retry_seconds)

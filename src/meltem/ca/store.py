@@ -18,7 +18,7 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from meltem.ca import keys
 from meltem.ca.authority import DAY, Authority, SigningMaterial, material_from_secret, self_signed_material
 from meltem.clock import Clock
-from meltem.errors import ApiError, Conflict, InvalidResource, NotFound
+from meltem.errors import ApiError, Conflict, InvalidResource, MeltemError, NotFound
 from meltem.objects import Json, JsonObject, object_at, str_at
 
 PLUGGED_IN = "cacerts"
@@ -72,7 +72,7 @@ class AuthorityStore:
             await self._clock.sleep(self._settings.check_interval)
             try:
                 await self.check(authority)
-            except (ApiError, InvalidResource) as error:
+            except MeltemError as error:
                 self._log.error("the CA keeps its present certificate", reason=str(error))
 
     async def check(self, authority: Authority) -> bool:

@@ -16,6 +16,7 @@ from typing import Any
 import grpc
 import pytest
 from envoy.service.discovery.v3 import discovery_pb2
+
 from meltem.agent.metrics import resident_bytes
 from meltem.ca.authority import Authority, self_signed_material
 from meltem.ca.identity import TokenAuthenticator
