@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
+
 TABLE = "application/json;as=Table;v=v1;g=meta.k8s.io,application/json"
 
 
@@ -73,7 +75,11 @@ def test_initial_events_end_with_a_marked_bookmark(api: Any, ns: str) -> None:
     rv = version(api.post(maps(ns), config_map("a")))
     query = "watch=1&sendInitialEvents=true&resourceVersionMatch=NotOlderThan&allowWatchBookmarks=true"
     watch = api.watch(f"{maps(ns)}?{query}&resourceVersion={rv}")
-    assert seen(watch.next()) == ("ADDED", "a")
+    first = watch.next()
+    if first["type"] == "ERROR" and api.flavour == "kubernetes":
+        watch.close()
+        pytest.skip(f"its etcd is too old for watch lists: {first['object']['message']}")
+    assert seen(first) == ("ADDED", "a")
     end = watch.next()
     assert end["type"] == "BOOKMARK"
     assert end["object"]["metadata"]["annotations"] == {"k8s.io/initial-events-end": "true"}

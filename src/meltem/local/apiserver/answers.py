@@ -97,7 +97,7 @@ class EntryEncoder:
         return row
 
     def columns(self) -> list[Json]:
-        return [c for c in table_columns(self._resource.info, self._resource.columns)]
+        return [*table_columns(self._resource.info, self._resource.columns)]
 
     def table(self, rows: Sequence[bytes], metadata: JsonObject) -> bytes:
         """A Table of encoded rows."""

@@ -1,8 +1,9 @@
 """HTTP connections, and the ones that become something else: exec, attach and port-forward take the raw bytes over.
 
-kubectl asks for an upgrade to SPDY/3.1 or WebSocket. aiohttp hands over only what it knows (`websocket`, `tcp`), so the
-first request head of each connection is read here, and an upgrade to SPDY/3.1 is shown to aiohttp as `tcp`, with the real
-name in `X-Meltem-Upgrade` (removed when a client sends it). `take_over` then gives a handler the connection's bytes.
+kubectl asks for an upgrade to SPDY/3.1 or WebSocket. aiohttp hands over only what it knows (`websocket`, `tcp`), so
+the first request head of each connection is read here, and an upgrade to SPDY/3.1 is shown to aiohttp as `tcp`, with
+the real name in `X-Meltem-Upgrade` (removed when a client sends it). `take_over` then gives a handler the
+connection's bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ _MAX_HEAD = 65536
 _SPDY = re.compile(rb"(?im)^upgrade:[ \t]*(spdy/[0-9.]+)[ \t]*\r$")
 _OURS = re.compile(rb"(?im)^x-meltem-upgrade:[^\n]*\n")
 _HIGH_WATER = 1 << 20
+_PATIENCE = 60_000
 
 
 class _Handler(RequestHandler):  # pyright: ignore[reportMissingTypeArgument]
@@ -34,7 +36,6 @@ class _Handler(RequestHandler):  # pyright: ignore[reportMissingTypeArgument]
             keepalive_timeout=120.0,
             max_line_size=32768,
             max_field_size=32768,
-            access_log=None,
             lingering_time=2.0,
         )
         self._head: bytes | None = b""
@@ -109,8 +110,12 @@ class Tunnel:
             self.ended.set()
             raise ConnectionResetError("the client has gone")
         self._transport.write(data)
-        while self._transport.get_write_buffer_size() > _HIGH_WATER and not self._transport.is_closing():
-            await asyncio.sleep(0.005)  # aiohttp owns the connection's flow control callbacks
+        for _ in range(_PATIENCE):  # aiohttp owns the connection's flow control callbacks
+            if self._transport.get_write_buffer_size() <= _HIGH_WATER or self._transport.is_closing():
+                return
+            await asyncio.sleep(0.005)
+        self._transport.abort()
+        raise ConnectionResetError("the client does not read")
 
     async def finish(self) -> None:
         """Lets what is written reach the client, then closes the connection."""

@@ -1,7 +1,7 @@
 """CustomResourceDefinitions: names accepted, versions served, conversion, and the end of their instances.
 
-In: every change of a CRD in the store. Out: the registry serves what the CRDs say, their conditions say so, and when a CRD
-is deleted its instances go first (its finalizer holds it for as long). Conversion webhooks are asked here.
+In: every change of a CRD in the store. Out: the registry serves what the CRDs say, their conditions say so, and when
+a CRD is deleted its instances go first (its finalizer holds it for as long). Conversion webhooks are asked here.
 """
 
 from __future__ import annotations
@@ -146,7 +146,7 @@ class CrdManager:
         storage = next((str_at(v, "name") for v in objects_at(crd, "spec", "versions") if bool_at(v, "storage")), "")
         if storage and storage not in stored:
             stored.append(storage)
-        status["storedVersions"] = [s for s in stored]
+        status["storedVersions"] = [*stored]
         if conflict:
             self._condition(status, "NamesAccepted", "False", conflict[0], conflict[1])
             if not _condition_is(status, "Established", "True"):
@@ -176,7 +176,7 @@ class CrdManager:
         return None
 
     def _condition(self, status: JsonObject, kind: str, value: str, reason: str, message: str) -> None:
-        conditions = [c for c in list_at(status, "conditions")]
+        conditions = [*list_at(status, "conditions")]
         found = next((c for c in conditions if isinstance(c, dict) and c.get("type") == kind), None)
         if found is not None and found.get("status") == value:
             return

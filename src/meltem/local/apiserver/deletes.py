@@ -148,7 +148,8 @@ def _check_preconditions(call: Call, entry: Entry, options: DeleteOptions) -> No
             storage, name, f"Precondition failed: UID in precondition: {options.uid}, UID in object meta: {uid}"
         )
     if options.rv and options.rv != str(entry.rv):
-        why = f"Precondition failed: ResourceVersion in precondition: {options.rv}, ResourceVersion in object meta: {entry.rv}"
+        asked, found = f"ResourceVersion in precondition: {options.rv}", f"ResourceVersion in object meta: {entry.rv}"
+        why = f"Precondition failed: {asked}, {found}"
         raise conflict(storage, name, why)
 
 
@@ -180,7 +181,7 @@ def mark(core: Core, call: Call, entry: Entry, options: DeleteOptions) -> JsonOb
 
 
 def _finalizers(meta: JsonObject, options: DeleteOptions) -> list[Json]:
-    finalizers: list[Json] = [f for f in list_at(meta, "finalizers")]
+    finalizers: list[Json] = [*list_at(meta, "finalizers")]
     if options.propagation:
         finalizers = [f for f in finalizers if f not in (FOREGROUND, ORPHAN)]
         if options.propagation == "Foreground":

@@ -1,7 +1,7 @@
 """Content negotiation: the Accept header in, the form of the answer out; a body and its type in, an object out.
 
-Forms: the object itself, a Table (what `kubectl get` prints), PartialObjectMetadata (what metadata informers read), each as
-JSON or YAML. Bodies are JSON or YAML, at most `MAX_BODY` bytes and `MAX_DEPTH` levels.
+Forms: the object itself, a Table (what `kubectl get` prints), PartialObjectMetadata (what metadata informers read),
+each as JSON or YAML. Bodies are JSON or YAML, at most `MAX_BODY` bytes and `MAX_DEPTH` levels.
 """
 
 from __future__ import annotations
@@ -98,7 +98,8 @@ def parse_body(body: bytes, content_type: str) -> Json:
         return parse_yaml(body)
     if media not in (JSON, "*/*", *PATCH_TYPES):
         raise UnsupportedMediaType(
-            f"the body of the request was in an unknown format - accepted media types include: {JSON}, {YAML}, {protobuf.MEDIA}"
+            "the body of the request was in an unknown format - accepted media types include:"
+            f" {JSON}, {YAML}, {protobuf.MEDIA}"
         )
     return parse_json(body)
 

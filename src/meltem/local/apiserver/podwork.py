@@ -127,7 +127,8 @@ async def _spend_budget(core: Core, pod: Entry, dry_run: bool) -> None:
         healthy, wanted = (int_at(budget.object, "status", n) for n in ("currentHealthy", "desiredHealthy"))
         cause: Json = {
             "reason": "DisruptionBudget",
-            "message": f"The disruption budget {budget.key.name} needs {wanted} healthy pods and has {healthy} currently",
+            "message": f"The disruption budget {budget.key.name} needs {wanted} healthy pods and has {healthy}"
+            " currently",
         }
         raise TooManyRequests(
             "Cannot evict pod as it would violate the pod's disruption budget.", details={"causes": [cause]}
@@ -167,7 +168,7 @@ async def ephemeral_containers(core: Core, call: Call) -> web.StreamResponse:
             if name not in {str_at(c, "name") for c in containers}:
                 raise BadRequest("existing ephemeral containers may not be removed")
         changed = copy_object(live)
-        ensure_object(changed, "spec")["ephemeralContainers"] = [c for c in containers]
+        ensure_object(changed, "spec")["ephemeralContainers"] = [*containers]
         return changed
 
     result, _ = await write(core, call, make, options)

@@ -1,7 +1,7 @@
 """What the API server itself writes into objects: system metadata, generation, and who may change spec or status.
 
-In: the wanted object and the live one. Out: the wanted object, changed in place, so that a client cannot set what is the
-server's to set.
+In: the wanted object and the live one. Out: the wanted object, changed in place, so that a client cannot set what is
+the server's to set.
 """
 
 from __future__ import annotations

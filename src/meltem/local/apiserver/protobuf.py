@@ -1,11 +1,11 @@
 """Kubernetes' protobuf bodies as JSON: kubectl 1.32+ and programs that use client-go's typed clients send them.
 
-In: a body that begins with the four magic bytes `k8s\\0`, then an `Unknown` envelope (type, raw message). Out: the object as
-JSON would have it. Answers are always JSON, which those clients accept as well. `protobuf_fields.txt` has a line for each
-message: its Go name (`apps/v1.DeploymentSpec`), then `number:json name:type:flags` for each field, where types are scalars,
-other messages, `[]T`, `{}T` (a map from strings), `=T` (a message that wraps T in field 1), or `@name` for those with a JSON
-form of their own; an empty JSON name means that the message's fields stand in its parent; flag `p` says that zero is a
-value of its own (a pointer in Go), `o` that a zero is left out.
+In: a body that begins with the four magic bytes `k8s\\0`, then an `Unknown` envelope (type, raw message). Out: the
+object as JSON would have it. Answers are always JSON, which those clients accept as well. `protobuf_fields.txt` has a
+line for each message: its Go name (`apps/v1.DeploymentSpec`), then `number:json name:type:flags` for each field,
+where types are scalars, other messages, `[]T`, `{}T` (a map from strings), `=T` (a message that wraps T in field 1),
+or `@name` for those with a JSON form of their own; an empty JSON name means that the message's fields stand in its
+parent; flag `p` says that zero is a value of its own (a pointer in Go), `o` that a zero is left out.
 """
 
 from __future__ import annotations

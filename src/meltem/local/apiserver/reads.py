@@ -1,8 +1,8 @@
 """get, list and watch.
 
-In: a `Call`. Out: the answer, or for watches a stream of JSON frames. resourceVersion semantics as in Kubernetes: absent
-is "most recent", 0 is "any", a number with resourceVersionMatch NotOlderThan or Exact; `limit`/`continue` page through
-one snapshot. Everything is answered from memory, so a stale read cannot happen.
+In: a `Call`. Out: the answer, or for watches a stream of JSON frames. resourceVersion semantics as in Kubernetes:
+absent is "most recent", 0 is "any", a number with resourceVersionMatch NotOlderThan or Exact; `limit`/`continue` page
+through one snapshot. Everything is answered from memory, so a stale read cannot happen.
 """
 
 from __future__ import annotations
@@ -270,7 +270,8 @@ def _wants_initial(call: Call) -> bool:
     if "sendInitialEvents" not in call.query:
         if call.query.get("resourceVersionMatch"):
             raise _invalid_options(
-                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless sendInitialEvents is provided"
+                "resourceVersionMatch: Forbidden: resourceVersionMatch is forbidden for watch unless"
+                " sendInitialEvents is provided"
             )
         return False
     wanted = flag(call.query, "sendInitialEvents")

@@ -94,7 +94,7 @@ def posted(call: Call) -> JsonObject:
     review = require_object(parse_body(call.body, call.content_type))
     check_type(call, review)
     meta = object_at(review, "metadata")
-    review["metadata"] = {**meta, "creationTimestamp": None} if not meta else meta
+    review["metadata"] = meta or {"creationTimestamp": None}
     return review
 
 

@@ -1,4 +1,5 @@
-"""`scale`: one small object that reads and writes the replica count of deployments, sets, controllers and custom resources."""
+"""`scale`: one small object that reads and writes the replica count of deployments, sets, controllers and custom
+resources."""
 
 from __future__ import annotations
 

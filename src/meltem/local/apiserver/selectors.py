@@ -61,9 +61,8 @@ def parse_labels(text: str) -> LabelSelector:
     terms: list[Requirement] = []
     while tokens:
         terms.append(_term(tokens, text))
-        if tokens:
-            if tokens.pop(0) != "," or not tokens:
-                raise _unparsable(text)
+        if tokens and (tokens.pop(0) != "," or not tokens):
+            raise _unparsable(text)
     return tuple(terms)
 
 

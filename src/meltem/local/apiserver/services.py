@@ -1,7 +1,8 @@
 """Cluster IPs and node ports of Services.
 
-In: the wanted Service and the live one. Out: the wanted one with its addresses and ports filled in; what is in use is read
-from the store, staged writes included, so that nothing is handed out twice. Raises Invalid, in the API server's words.
+In: the wanted Service and the live one. Out: the wanted one with its addresses and ports filled in; what is in use is
+read from the store, staged writes included, so that nothing is handed out twice. Raises Invalid, in the API server's
+words.
 """
 
 from __future__ import annotations
@@ -50,20 +51,16 @@ class ServiceAllocator:
         policy = str_at(spec, "ipFamilyPolicy") or "SingleStack"
         families = strings_at(spec, "ipFamilies") or ["IPv4"]
         spec["ipFamilyPolicy"] = policy
-        spec["ipFamilies"] = [f for f in families]
+        spec["ipFamilies"] = [*families]
 
     def _address(self, obj: JsonObject, spec: JsonObject, before: JsonObject | None, others: list[JsonObject]) -> None:
         address = str_at(spec, "clusterIP") or next(iter(strings_at(spec, "clusterIPs")), "")
         if not address and before is not None:
             address = str_at(before, "spec", "clusterIP")
-        if "IPv6" in strings_at(spec, "ipFamilies") or str_at(spec, "ipFamilyPolicy") == "RequireDualStack":
-            if address != "None":
-                raise _refused(
-                    obj,
-                    "spec.ipFamilies[0]",
-                    "FieldValueInvalid",
-                    'Invalid value: "IPv6": not configured on this cluster',
-                )
+        dual = "IPv6" in strings_at(spec, "ipFamilies") or str_at(spec, "ipFamilyPolicy") == "RequireDualStack"
+        if dual and address != "None":
+            why = 'Invalid value: "IPv6": not configured on this cluster'
+            raise _refused(obj, "spec.ipFamilies[0]", "FieldValueInvalid", why)
         if address == "None":
             spec["clusterIP"], spec["clusterIPs"] = "None", ["None"]
             return
@@ -117,7 +114,7 @@ class ServiceAllocator:
             kind == "LoadBalancer" and spec.get("allocateLoadBalancerNodePorts") is not False
         )
         used = {number for other in others for number in node_ports(other)}
-        own = {number for number in node_ports(before)} if before else set[int]()
+        own = {*node_ports(before)} if before else set[int]()
         known = {_identity(p): int_at(p, "nodePort") for p in objects_at(before, "spec", "ports")} if before else {}
         taken: dict[int, str] = {}
         for index, port in enumerate(objects_at(spec, "ports")):
@@ -139,7 +136,8 @@ class ServiceAllocator:
 
     def _check_port(self, obj: JsonObject, field: str, number: int, used: set[int]) -> None:
         if number not in NODE_PORTS:
-            why = f"provided port is not in the valid range. The range of valid ports is {NODE_PORTS.start}-{NODE_PORTS.stop - 1}"
+            valid = f"{NODE_PORTS.start}-{NODE_PORTS.stop - 1}"
+            why = f"provided port is not in the valid range. The range of valid ports is {valid}"
             raise _refused(obj, field, "FieldValueInvalid", f"Invalid value: {number}: {why}")
         if number in used:
             raise _refused(

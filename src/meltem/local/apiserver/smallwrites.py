@@ -1,4 +1,5 @@
-"""Subresources that are one field of the whole object: namespaces/finalize, certificatesigningrequests/approval, pods/resize."""
+"""Subresources that are one field of the whole object: namespaces/finalize, certificatesigningrequests/approval,
+pods/resize."""
 
 from __future__ import annotations
 

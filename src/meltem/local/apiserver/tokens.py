@@ -1,7 +1,7 @@
 """Service-account tokens: RS256 JWTs bound to a service account, and perhaps to a pod, secret or node.
 
-In: the key pair of the cluster and the store. Out: signed tokens; for a presented token the user that it stands for, when
-its signature, time and audience are right and everything that it is bound to still exists under the same uid.
+In: the key pair of the cluster and the store. Out: signed tokens; for a presented token the user that it stands for,
+when its signature, time and audience are right and everything that it is bound to still exists under the same uid.
 """
 
 from __future__ import annotations

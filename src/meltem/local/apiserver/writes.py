@@ -320,11 +320,12 @@ def check_type(call: Call, obj: JsonObject) -> None:
     if api_version != info.api_version or kind != info.kind:
         if kind == info.kind:
             raise BadRequest(
-                f"the API version in the data ({api_version}) does not match the expected API version ({info.api_version})"
+                f"the API version in the data ({api_version}) does not match the expected API version"
+                f" ({info.api_version})"
             )
         raise BadRequest(
-            f"{kind} in version {api_version.rpartition('/')[2]!r} cannot be handled as a {info.kind}: the kind in the data"
-            f" ({kind}) does not match the expected kind ({info.kind})"
+            f"{kind} in version {api_version.rpartition('/')[2]!r} cannot be handled as a {info.kind}: the kind in the"
+            f" data ({kind}) does not match the expected kind ({info.kind})"
         )
 
 

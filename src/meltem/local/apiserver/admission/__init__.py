@@ -1,1 +1,1 @@
-"""Admission: everything that may change or refuse a write, in Kubernetes' order; `chain.py` is the table of contents."""
+"""Admission: everything that may change or refuse a write, in Kubernetes' order; `chain.py` lists it."""

@@ -100,7 +100,7 @@ def service_account(store: Store, attributes: Attributes, pod: JsonObject) -> No
     if not list_at(spec, "imagePullSecrets"):
         pulls = list_at(account.object, "imagePullSecrets")
         if pulls:
-            spec["imagePullSecrets"] = [p for p in pulls]
+            spec["imagePullSecrets"] = [*pulls]
     wanted = spec.get("automountServiceAccountToken")
     if wanted is None:
         wanted = bool_at(account.object, "automountServiceAccountToken", default=True)

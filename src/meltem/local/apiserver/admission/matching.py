@@ -1,4 +1,5 @@
-"""Which writes a webhook or policy concerns: rules with wildcards and scope, matchPolicy, namespace and object selectors."""
+"""Which writes a webhook or policy concerns: rules with wildcards and scope, matchPolicy, namespace and object
+selectors."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """ValidatingAdmissionPolicy: CEL expressions that a write must satisfy, where a binding puts them in force.
 
-In: a write, the policies and bindings in the store. Out: a refusal (Deny), a warning (Warn), or nothing (Audit alone: there
-is no audit log here). An expression that fails counts as unsatisfied, unless the policy's failurePolicy is Ignore.
+In: a write, the policies and bindings in the store. Out: a refusal (Deny), a warning (Warn), or nothing (Audit alone:
+there is no audit log here). An expression that fails counts as unsatisfied, unless the policy's failurePolicy is
+Ignore.
 """
 
 from __future__ import annotations
@@ -67,7 +68,7 @@ class PolicyRunner:
         return selected(as_webhook, attributes, self._store)
 
     def _params(self, policy: JsonObject, binding: JsonObject, attributes: Attributes) -> Iterator[Json]:
-        """The parameter objects that the binding names; None once where the policy takes none. Raises Forbidden-like."""
+        """The parameter objects that the binding names; None where the policy takes none."""
         kind = object_at(policy, "spec", "paramKind")
         reference = object_at(binding, "spec", "paramRef")
         if not kind or not reference:

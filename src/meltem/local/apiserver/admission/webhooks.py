@@ -1,8 +1,8 @@
 """Admission webhooks: which ones a write concerns, asking them, and doing what they say.
 
-In: a write's `Attributes`, and the webhook configurations in the store. Out: the object with the patches of the mutating
-webhooks, in order of configuration name; or a refusal by a validating one. A webhook that fails refuses the write, unless
-its failurePolicy is Ignore.
+In: a write's `Attributes`, and the webhook configurations in the store. Out: the object with the patches of the
+mutating webhooks, in order of configuration name; or a refusal by a validating one. A webhook that fails refuses the
+write, unless its failurePolicy is Ignore.
 """
 
 from __future__ import annotations
