@@ -1,7 +1,7 @@
 """`istioctl kube-inject`: adds the proxy to resources in files, as the webhook would when pods are made.
 
-The injector's configuration comes from the cluster, from files that a cluster's were saved to, or from an installation's
-file or profile (`--operatorFileName`), which needs no cluster.
+The injector's configuration comes from the cluster, from files that a cluster's were saved to, or from an
+installation's file or profile (`--operatorFileName`), which needs no cluster.
 """
 
 from __future__ import annotations

@@ -1,9 +1,9 @@
 """`istioctl`: everything a person types.
 
-To add a verb: write `meltem/cli/<verb>.py` with a command made by `@command()` (or `@group()`) of `meltem.cli.base`, and
-add one line to `VERBS` (or `EXPERIMENTAL`) below: its name, where it is, one line of help, and its aliases. The module
-is imported only when the verb is used, so `istioctl --help` stays fast: keep imports of the other rooms out of
-`main.py` and `base.py`.
+To add a verb: write `meltem/cli/<verb>.py` with a command made by `@command()` (or `@group()`) of `meltem.cli.base`,
+and add one line to `VERBS` (or `EXPERIMENTAL`) below: its name, where it is, one line of help, and its aliases. The
+module is imported only when the verb is used, so `istioctl --help` stays fast: keep imports of the other rooms out of
+`main.py` and `base.py`. A verb returns None, or an int that becomes the exit code.
 
 Exit codes: 0 · 1 something failed · 64 the command line cannot be read · 65 a resource cannot be used · 79 `analyze`
 found problems · 130 Ctrl-C.

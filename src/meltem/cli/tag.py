@@ -82,7 +82,7 @@ def set_(
             f'Revision tag "{name}" created, referencing control plane revision "{revision}". To enable injection using this'
         )
         label = "istio-injection=enabled" if name == "default" else f"istio.io/rev={name}"
-        click.echo(f"revision tag, use 'kubectl label namespace <NAMESPACE> {label}'")
+        click.echo(f"To enable injection using this revision tag, use 'kubectl label namespace <NAMESPACE> {label}'")
 
     run_async(run())
 

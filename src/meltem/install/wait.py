@@ -157,8 +157,8 @@ def pod_problem(pod: JsonObject) -> str:
             waiting, ended = object_at(state, "waiting"), object_at(state, "terminated")
             if waiting and str_at(waiting, "reason") not in ("PodInitializing", "ContainerCreating"):
                 message = str_at(waiting, "message")
-                return f"container {str_at(status, 'name')}: "
-                    f"{str_at(waiting, 'reason')}{': ' + message if message else ''}"
+                said = f"container {str_at(status, 'name')}: {str_at(waiting, 'reason')}"
+                return f"{said}: {message}" if message else said
             if ended and int_at(ended, "exitCode"):
                 return f"container {str_at(status, 'name')} ended with code {int_at(ended, 'exitCode')}"
             if kind == "containerStatuses" and object_at(state, "running") and not bool_at(status, "ready"):
