@@ -1,8 +1,8 @@
 """One container's life in a pod: start, watch, restart with back-off, end; as the kubelet does it.
 
-In: the pod's context and the container's spec. Out: its `ContainerRecord`, kept current; `run` returns when the container
-will not be started again. `terminate` ends it: preStop, stop signal, grace, kill. A container that runs already (an
-earlier node process started it) is adopted.
+In: the pod's context and the container's spec. Out: its `ContainerRecord`, kept current; `run` returns when it will not
+be started again. `terminate` ends it: preStop, stop signal, grace, kill. One that runs already (an earlier node process
+started it) is adopted.
 """
 
 from __future__ import annotations

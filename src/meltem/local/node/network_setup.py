@@ -66,6 +66,7 @@ def set_up_node_network(config: ClusterConfig) -> None:
             "net/ipv4/ip_unprivileged_port_start": "0",
         },
     )
+    _without_bridge_filter(config.node_netns)
     _forward_on_host(config)
 
 
@@ -97,7 +98,11 @@ def attach_pod(config: ClusterConfig, namespace: Path, uid: str, address: str) -
     name = pod_interface(uid)
     _quiet("ip", "link", "del", name)
     prefix = IPv4Network(config.pod_cidr).prefixlen
-    _ip(f"link add {name} mtu 1500 type veth peer name eth0 netns {namespace}", f"link set {name} master {BRIDGE} up")
+    _ip(
+        f"link add {name} mtu 1500 type veth peer name eth0 netns {namespace}", f"link set {name} master {BRIDGE} up",
+        # Where br_netfilter is loaded, the bridge itself answers a pod that calls its own service: back through its port.
+        f"link set {name} type bridge_slave hairpin on",
+    )
     commands = (
         "link set lo up",
         f"addr add {address}/{prefix} dev eth0 noprefixroute",
@@ -109,6 +114,8 @@ def attach_pod(config: ClusterConfig, namespace: Path, uid: str, address: str) -
         [
             "echo 0 > /proc/sys/net/ipv4/ip_unprivileged_port_start",
             "echo 0 > /proc/sys/net/ipv4/conf/all/accept_redirects",
+            # The bridge sends a pod's own multicast back to it, which would look like a duplicate address.
+            "test ! -e /proc/sys/net/ipv6/conf/default/accept_dad || echo 0 > /proc/sys/net/ipv6/conf/eth0/accept_dad",
             "exec ip -batch -",
         ]
     )
@@ -199,6 +206,12 @@ table ip {table} {{
 def _sysctls(namespace: str, values: dict[str, str]) -> None:
     script = "\n".join(f"echo {value} > /proc/sys/{name}" for name, value in values.items())
     _run("ip", "netns", "exec", namespace, "sh", "-c", script)
+
+
+def _without_bridge_filter(namespace: str) -> None:
+    """Frames on the bridge are not shown to the service rules a second time, where that module is loaded."""
+    script = "f=/proc/sys/net/bridge/bridge-nf-call-iptables; test ! -e $f || echo 0 > $f"
+    _quiet("ip", "netns", "exec", namespace, "sh", "-c", script)
 
 
 def _ip(*commands: str) -> None:

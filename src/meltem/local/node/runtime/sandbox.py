@@ -1,7 +1,7 @@
 """The child's side of starting a container: from a fresh fork to the program, in its namespaces and root file system.
 
-In: a `ContainerSpec` and the file descriptors for its standard streams. Out: it never returns; either the program runs, or
-one JSON line with `stage` and `error` is written to `report` and the process ends with 128. For a terminal the master's
+In: a `ContainerSpec` and the descriptors for its standard streams. Out: it never returns; either the program runs, or one
+JSON line with `stage` and `error` is written to `report` and the process ends with 128. For a terminal the master's
 descriptor goes over `report` (SCM_RIGHTS) as well.
 
 The root is an overlay over the host's `/`: what the container writes lands in its own `upper` directory. Directories to
