@@ -1,9 +1,8 @@
 """HTTP connections, and the ones that become something else: exec, attach and port-forward take the raw bytes over.
 
-kubectl asks for an upgrade to SPDY/3.1 or WebSocket. aiohttp hands over only what it knows (`websocket`, `tcp`), so
-the first request head of each connection is read here, and an upgrade to SPDY/3.1 is shown to aiohttp as `tcp`, with
-the real name in `X-Meltem-Upgrade` (removed when a client sends it). `take_over` then gives a handler the
-connection's bytes.
+kubectl asks for an upgrade to SPDY/3.1 or WebSocket. aiohttp stops parsing only for `websocket`, so the first request
+head of each connection is read here, and an upgrade to SPDY/3.1 is shown to aiohttp as `websocket`, with the real name
+in `X-Meltem-Upgrade` (removed when a client sends it). `tunnel` then gives a handler the connection's bytes.
 """
 
 from __future__ import annotations
@@ -20,6 +19,7 @@ UPGRADE_HEADER = "X-Meltem-Upgrade"
 _MAX_HEAD = 65536
 _SPDY = re.compile(rb"(?im)^upgrade:[ \t]*(spdy/[0-9.]+)[ \t]*\r$")
 _OURS = re.compile(rb"(?im)^x-meltem-upgrade:[^\n]*\n")
+_HEAD_SECONDS = 30.0
 _HIGH_WATER = 1 << 20
 _PATIENCE = 60_000
 
@@ -45,20 +45,27 @@ class _Handler(RequestHandler):  # pyright: ignore[reportMissingTypeArgument]
             super().data_received(data)
             return
         head = self._head + data
-        if b"\r\n\r\n" not in head and len(head) < _MAX_HEAD:
+        if b"\r\n\r\n" not in head and len(head) < _MAX_HEAD and head[:1].isalpha():
+            if not self._head:
+                asyncio.get_running_loop().call_later(_HEAD_SECONDS, self._give_up)
             self._head = head
             return
         self._head = None
-        super().data_received(_show_spdy_as_tcp(head))
+        super().data_received(_show_spdy_as_websocket(head))
+
+    def _give_up(self) -> None:
+        """Ends a connection whose first request head has not come whole in time."""
+        if self._head is not None and self.transport is not None:
+            self.transport.abort()
 
 
-def _show_spdy_as_tcp(data: bytes) -> bytes:
+def _show_spdy_as_websocket(data: bytes) -> bytes:
     head, separator, rest = data.partition(b"\r\n\r\n")
     head = _OURS.sub(b"", head + b"\r\n")
     found = _SPDY.search(head)
     if found:
         name = found.group(1)
-        head = head[: found.start()] + b"Upgrade: tcp\r\nX-Meltem-Upgrade: " + name + b"\r" + head[found.end() :]
+        head = head[: found.start()] + b"Upgrade: websocket\r\nX-Meltem-Upgrade: " + name + b"\r" + head[found.end() :]
     return head[:-2] + separator + rest
 
 
