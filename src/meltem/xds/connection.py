@@ -1,0 +1,198 @@
+"""One stream of a proxy: the session, the tasks that read and write it, and how it ends.
+
+In: an `Rpc` (gRPC's stream, raw bytes), a session. Out: nothing; `run` returns when the stream has ended. Bounded: a
+client that does not read is cut off after `send_timeout`, big messages of all streams together take at most the
+`SendBudget`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Protocol
+
+import msgspec
+import structlog
+
+from meltem.clock import Clock
+from meltem.errors import UserError
+from meltem.generate.bundle import Attachment, Notice
+from meltem.view.proxy import Proxy
+from meltem.xds.subscription import TypeStatus
+
+_BIG = 64 << 10
+_SLOW = 1.0  # a big message that takes longer gives its place to others
+
+
+class Rpc(Protocol):
+    """The part of `grpc.aio.ServicerContext` that is used; `read` gives bytes, or gRPC's EOF."""
+
+    async def read(self) -> object: ...
+    async def write(self, message: bytes) -> None: ...
+
+
+class Session(Protocol):
+    """A state machine of one stream: `DeltaSession`, `StateSession`."""
+
+    deadline: float | None
+
+    def notice(self, changed: Mapping[str, frozenset[str]], now: float) -> bool: ...
+    def next(self, now: float) -> bytes | None: ...
+    def statuses(self) -> dict[str, TypeStatus]: ...
+    def held(self, type_url: str) -> dict[str, str]: ...
+    def send_again(self, now: float) -> None: ...
+
+
+class ConnectionLimits(msgspec.Struct, frozen=True):
+    """`send_timeout`: seconds that a client may take to make room for one message."""
+
+    send_timeout: float = 30.0
+    first_request: float = 15.0
+    big_bytes: int = 48 << 20
+    streams_of_one_proxy: int = 8
+    streams: int = 20_000
+    request_bytes: int = 16 << 20
+
+
+class TooSlow(UserError):
+    """The client does not read what it is sent."""
+
+
+class SendBudget:
+    """At most so many bytes of big messages under way at once, over all streams."""
+
+    def __init__(self, total: int) -> None:
+        self._free = total
+        self._total = total
+        self._waiting: list[asyncio.Future[None]] = []
+
+    @contextlib.asynccontextmanager
+    async def taking(self, size: int) -> AsyncGenerator[Callable[[], None]]:
+        """Waits for room; gives a function that hands it back early."""
+        size = min(size, self._total)
+        while self._free < size:
+            turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+            self._waiting.append(turn)
+            await turn
+        self._free -= size
+        given = False
+
+        def give_back() -> None:
+            nonlocal given
+            if given:
+                return
+            given = True
+            self._free += size
+            waiting, self._waiting = self._waiting, []
+            for turn in waiting:
+                if not turn.done():
+                    turn.set_result(None)
+
+        try:
+            yield give_back
+        finally:
+            give_back()
+
+
+class Connection:
+    """See the module's head."""
+
+    def __init__(
+        self,
+        connection_id: str,
+        proxy: Proxy,
+        peer: str,
+        session: Session,
+        attachment: Attachment,
+        *,
+        clock: Clock,
+        budget: SendBudget,
+        limits: ConnectionLimits,
+    ) -> None:
+        self.id = connection_id
+        self.proxy = proxy
+        self.peer = peer
+        self.session = session
+        self.attachment = attachment
+        self.connected_at = clock.now()
+        self._clock = clock
+        self._budget = budget
+        self._limits = limits
+        self._awake = asyncio.Event()
+        self._closing = asyncio.Event()
+
+    def notify(self, changed: Notice) -> None:
+        """The bundles say what changed; called inside a commit."""
+        if self.session.notice(changed, self._clock.monotonic()):
+            self._awake.set()
+
+    def send_again(self) -> None:
+        """Everything, whatever the client has."""
+        self.session.send_again(self._clock.monotonic())
+        self._awake.set()
+
+    def close(self) -> None:
+        """End the stream; the client will connect again."""
+        self._closing.set()
+
+    async def run(self, rpc: Rpc, received: Callable[[bytes], None]) -> None:
+        """Reads and writes until the client ends the stream or `close` is called. `received` feeds the session; what it
+        raises ends the stream."""
+        async with asyncio.TaskGroup() as group:
+            writer = group.create_task(self._write(rpc), name=f"xds write {self.id}")
+            reader = group.create_task(self._read(rpc, received), name=f"xds read {self.id}")
+            closer = group.create_task(self._closing.wait(), name=f"xds close {self.id}")
+            self._awake.set()
+            await asyncio.wait((writer, reader, closer), return_when=asyncio.FIRST_COMPLETED)
+            for task in (writer, reader, closer):
+                task.cancel()
+
+    async def _read(self, rpc: Rpc, received: Callable[[bytes], None]) -> None:
+        while True:
+            message = await rpc.read()
+            if not isinstance(message, bytes):
+                return
+            received(message)
+            self._awake.set()
+
+    async def _write(self, rpc: Rpc) -> None:
+        loop = asyncio.get_running_loop()
+        session, clock, awake = self.session, self._clock, self._awake
+        while True:
+            message = session.next(clock.monotonic())
+            if message is not None:
+                if len(message) < _BIG:
+                    await self._within(self._limits.send_timeout, rpc.write(message))
+                else:
+                    await self._write_big(rpc, message)
+                continue
+            awake.clear()
+            if session.deadline is None:
+                await awake.wait()
+                continue
+            timer = loop.call_later(max(session.deadline - clock.monotonic(), 0.001), awake.set)
+            try:
+                await awake.wait()
+            finally:
+                timer.cancel()
+
+    async def _write_big(self, rpc: Rpc, message: bytes) -> None:
+        async with self._budget.taking(len(message)) as give_back:
+            timer = asyncio.get_running_loop().call_later(_SLOW, give_back)
+            try:
+                await self._within(self._limits.send_timeout, rpc.write(message))
+            finally:
+                timer.cancel()
+
+    async def _within(self, seconds: float, writing: object) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await writing  # type: ignore[misc]
+        except TimeoutError:
+            raise TooSlow(f"has not read a message for {seconds:g} s") from None
+
+
+def log_of(connection: Connection) -> structlog.stdlib.BoundLogger:
+    """A logger that names the connection and its proxy."""
+    return structlog.stdlib.get_logger("ads").bind(proxy=connection.proxy.id, connection=connection.id)
