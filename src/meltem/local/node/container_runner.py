@@ -19,6 +19,7 @@ from meltem.local.images import Image, NoImage
 from meltem.local.node.actions import Target, read_limited
 from meltem.local.node.container_spec import Parts, build, process_spec, stop_signal
 from meltem.local.node.environment import MissingReference, command_line, environment
+from meltem.local.node.pid_sandbox import ensure_pid_namespace
 from meltem.local.node.pod_context import PodContext
 from meltem.local.node.probes import LIVENESS, READINESS, STARTUP, Prober
 from meltem.local.node.records import ContainerRecord, Termination
@@ -156,6 +157,7 @@ class ContainerRunner:
             raise _ImageMissing(image.reason)
         env = await environment(self.container, image, context.variables())
         argv = command_line(self.container, image, env)
+        await ensure_pid_namespace(context)
         identifier = secrets.token_hex(32)
         spec = build(
             context.pod,

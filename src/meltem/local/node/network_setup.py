@@ -99,8 +99,9 @@ def attach_pod(config: ClusterConfig, namespace: Path, uid: str, address: str) -
     _quiet("ip", "link", "del", name)
     prefix = IPv4Network(config.pod_cidr).prefixlen
     _ip(
-        f"link add {name} mtu 1500 type veth peer name eth0 netns {namespace}", f"link set {name} master {BRIDGE} up",
-        # Where br_netfilter is loaded, the bridge itself answers a pod that calls its own service: back through its port.
+        f"link add {name} mtu 1500 type veth peer name eth0 netns {namespace}",
+        f"link set {name} master {BRIDGE} up",
+        # Where br_netfilter is loaded, a pod's call to its own service goes back through its own port of the bridge.
         f"link set {name} type bridge_slave hairpin on",
     )
     commands = (

@@ -15,9 +15,9 @@ from pathlib import Path
 
 from meltem.local.node import dns, network_setup, records
 from meltem.local.node.container_runner import remove_container_directory
+from meltem.local.node.pid_sandbox import ensure_pid_namespace, sandbox_container
 from meltem.local.node.pod_context import NodeServices, PodContext
 from meltem.local.node.runtime import linux
-from meltem.local.node.runtime.spec import ContainerSpec, ProcessSpec
 from meltem.local.node.runtime_client import ContainerState, RuntimeFailure
 from meltem.local.node.volumes.manager import unmount
 from meltem.objects import bool_at, objects_at, str_at
@@ -43,7 +43,7 @@ async def make_sandbox(context: PodContext) -> None:
         record.ip = node.addresses.take()
     records.save(context.paths.sandbox, record)
     await asyncio.to_thread(_fill, context, alive)
-    await _pid_namespace(context)
+    await ensure_pid_namespace(context)
 
 
 def _fill(context: PodContext, alive: bool) -> None:
@@ -69,34 +69,6 @@ def _fill(context: PodContext, alive: bool) -> None:
             file.chmod(0o644)
 
 
-async def _pid_namespace(context: PodContext) -> None:
-    """With shareProcessNamespace a small first process holds the pod's PID namespace."""
-    if not bool_at(context.pod, "spec", "shareProcessNamespace"):
-        return
-    runtime = context.node.runtime.current
-    identifier = f"sandbox-{context.sandbox_record.uid}"
-    known = {c.id: c for c in await runtime.list()}
-    found = known.get(identifier)
-    if found is None or found.code is not None:
-        if found is not None:
-            await runtime.remove(identifier)
-        paths = context.paths
-        found = await runtime.start(
-            ContainerSpec(
-                id=identifier,
-                directory=str(paths.container(identifier)),
-                log=str(paths.root / "sandbox.log"),
-                process=ProcessSpec(argv=["/bin/sleep", "infinity"], env={}),
-                net_namespace=str(paths.namespaces / "net"),
-                ipc_namespace=str(paths.namespaces / "ipc"),
-                uts_namespace=str(paths.namespaces / "uts"),
-                init=True,
-                upper_on_tmpfs=context.node.upper_on_tmpfs,
-            )
-        )
-    context.pid_namespace = f"/proc/{found.pid}/ns/pid"
-
-
 async def adopt(context: PodContext) -> None:
     """Tells the exits of containers that ended, or were lost, while no node process watched."""
     node = context.node
@@ -116,7 +88,7 @@ async def adopt(context: PodContext) -> None:
 async def remove_sandbox(context: PodContext) -> None:
     """Network and namespaces; the address stays in the status and is free for others."""
     runtime = context.node.runtime.current
-    identifier = f"sandbox-{context.sandbox_record.uid}"
+    identifier = sandbox_container(context)
     if context.pid_namespace:
         with contextlib.suppress(RuntimeFailure):
             await runtime.signal(identifier, signal.SIGKILL)

@@ -1,6 +1,6 @@
 """The child's side of starting a container: from a fresh fork to the program, in its namespaces and root file system.
 
-In: a `ContainerSpec` and the descriptors for its standard streams. Out: it never returns; either the program runs, or one
+In: a `ContainerSpec` and the descriptors of its standard streams. Out: it never returns; either the program runs, or a
 JSON line with `stage` and `error` is written to `report` and the process ends with 128. For a terminal the master's
 descriptor goes over `report` (SCM_RIGHTS) as well.
 
