@@ -50,24 +50,27 @@ def _basic_kind(value: Value) -> str:
             raise FunctionError("invalid type for comparison")
 
 
+def _incompatible(first: Value, second: Value) -> FunctionError:
+    return FunctionError(f"incompatible types for comparison: {go_type(first)} and {go_type(second)}")
+
+
 def _equal_one(first: Value, second: Value) -> bool:
     if is_nil(first) or is_nil(second):
         return is_nil(first) and is_nil(second)
     if isinstance(first, (bool, int, float, str)) and isinstance(second, (bool, int, float, str)):
         if _basic_kind(first) != _basic_kind(second):
-            raise FunctionError("incompatible types for comparison")
+            raise _incompatible(first, second)
         return first == second
     if isinstance(first, GoStruct) and isinstance(second, GoStruct):
         return first is second
     for value in (first, second):
         if is_list(value) or is_map(value):
-            raise FunctionError(f"non-comparable type {format_value(value)}: {go_type(value)}")
-    raise FunctionError("incompatible types for comparison")
+            if go_type(first) == go_type(second):
+                raise FunctionError(f"non-comparable type {format_value(value)}: {go_type(value)}")
+    raise _incompatible(first, second)
 
 
 def eq(first: Raw, *others: Raw) -> bool:
-    if is_list(first) or is_map(first):
-        raise FunctionError(f"non-comparable type {format_value(first)}: {go_type(first)}")
     if not others:
         raise FunctionError("missing argument for comparison")
     return any(_equal_one(first, other) for other in others)
@@ -80,7 +83,7 @@ def ne(first: Raw, second: Raw) -> bool:
 def lt(first: Raw, second: Raw) -> bool:
     kind = _basic_kind(first)
     if kind != _basic_kind(second):
-        raise FunctionError("incompatible types for comparison")
+        raise _incompatible(first, second)
     if isinstance(first, str) and isinstance(second, str):
         return first.encode("utf-8", "surrogateescape") < second.encode("utf-8", "surrogateescape")
     if isinstance(first, (int, float)) and isinstance(second, (int, float)) and kind != "bool":

@@ -204,6 +204,8 @@ class _Frame:
             pairs = list(enumerate(value))
         elif is_map(value):
             pairs = [(k, value[k]) for k in sorted_keys(value)]
+        elif isinstance(value, GoStruct) and value.type_name == "engine.files":
+            pairs = list(value.fields.items())
         elif isinstance(value, int) and not isinstance(value, bool):
             if len(node.pipe.variables) > 1:
                 raise self.fail(node.pipe, node.position, f"can't use {value} to iterate over more than one variable")
@@ -476,7 +478,8 @@ class _Frame:
                 if wanted not in (have, "interface {}", "reflect.Value"):
                     raise self.fail(node, node.position, f"expected {_noun(wanted)}; found {node}")
                 return node.value
-        return self.checked(value, wanted, node, node.position)
+        boxed = isinstance(node, (FieldNode, ChainNode)) or (isinstance(node, VariableNode) and len(node.names) > 1)
+        return self.checked(value, wanted, node, node.position, boxed=boxed)
 
     def number_argument(self, node: NumberNode, wanted: str) -> Value:
         if wanted in ("interface {}", "reflect.Value"):
@@ -487,8 +490,9 @@ class _Frame:
             return Int64(node.integer) if wanted == "int64" else node.integer
         raise self.fail(node, node.position, f"expected {_noun(wanted)}; found {node}")
 
-    def checked(self, value: Value, wanted: str, node: object, position: int) -> Value:
-        """`value` as an argument of Go type `wanted`, or Go's complaint."""
+    def checked(self, value: Value, wanted: str, node: object, position: int, *, boxed: bool = False) -> Value:
+        """`value` as an argument of Go type `wanted`, or Go's complaint; `boxed`: it is an element of a map, whose static
+        type is interface {}."""
         if wanted == "reflect.Value":
             return value
         if value is MISSING:
@@ -500,7 +504,8 @@ class _Frame:
         have = "interface {}" if value is None else go_type(value)
         if have == wanted or (wanted == "[]interface {}" and have == "[]string"):
             return value
-        raise self.fail(node, position, f"wrong type for value; expected {wanted}; got {have}")
+        shown = "interface {}" if boxed else have
+        raise self.fail(node, position, f"wrong type for value; expected {wanted}; got {shown}")
 
 
 def _noun(wanted: str) -> str:

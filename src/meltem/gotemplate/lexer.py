@@ -56,7 +56,7 @@ class Token:
         """As Go names a token in an error."""
         if self.kind is Kind.EOF:
             return "EOF"
-        if self.kind is Kind.KEYWORD:
+        if self.kind in (Kind.KEYWORD, Kind.DOT):
             return f"<{self.text}>"
         return go_quote_short(self.text)
 
