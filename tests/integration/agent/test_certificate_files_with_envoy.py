@@ -1,4 +1,4 @@
-"""The files that the certificate helper writes, as the real Envoy reads them: at the start, and when they are replaced."""
+"""The certificate helper's files, as the real Envoy reads them: at the start, and when they are replaced."""
 
 import asyncio
 import json
@@ -28,6 +28,7 @@ def configuration(directory: Path, port: int) -> JsonObject:
     types = "type.googleapis.com/envoy.extensions"
     tls: JsonObject = {
         "@type": f"{types}.transport_sockets.tls.v3.DownstreamTlsContext",
+        "require_client_certificate": False,
         "common_tls_context": {
             "tls_certificate_sds_secret_configs": [secret(directory, "default", "sds-default.json")],
             "validation_context_sds_secret_config": secret(directory, "ROOTCA", "sds-rootca.json"),
@@ -37,7 +38,7 @@ def configuration(directory: Path, port: int) -> JsonObject:
     chain: JsonObject = {"filters": [echo], "transport_socket": {"name": "tls", "typed_config": tls}}
     address: JsonObject = {"socket_address": {"address": "127.0.0.1", "port_value": port}}
     listener: JsonObject = {"name": "l", "address": address, "filter_chains": [chain]}
-    return {"static_resources": {"listeners": [listener]}}
+    return {"node": {"id": "n", "cluster": "c"}, "static_resources": {"listeners": [listener]}}
 
 
 def served_serial(port: int) -> int | None:

@@ -10,6 +10,7 @@ from pathlib import Path
 import grpc
 import pytest
 from cryptography import x509
+
 from meltem.agent.certificate import Order
 from meltem.ca.authority import Authority, self_signed_material
 from meltem.ca.identity import TokenAuthenticator
