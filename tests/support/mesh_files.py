@@ -94,11 +94,14 @@ def generated(engine: Engine, proxy: Proxy) -> dict[str, dict[str, bytes]]:
 def readable(kind: str, body: bytes) -> dict[str, object]:
     """A message as a dict with the field names of Envoy's documentation, packed messages opened."""
     message = _MESSAGES[TYPES[kind]].FromString(body)
-    return cast("dict[str, object]", json_format.MessageToDict(message, preserving_proto_field_name=True))
+    return cast(
+        "dict[str, object]",
+        json.loads(json_format.MessageToJson(message, preserving_proto_field_name=True, sort_keys=True)),
+    )
 
 
 def bootstrap(everything: Mapping[str, Mapping[str, bytes]], sds: Path, admin_port: int = 0) -> str:
-    """A static bootstrap (JSON) of what a proxy is sent, for `envoy --mode validate`: endpoints stand in their clusters,
+    """A static bootstrap (JSON) of what a proxy is sent, for `envoy --mode validate`: endpoints in their clusters,
     routes in their listeners, virtual hosts in their routes. `sds`: a directory that gets empty secret files."""
     for name in ("sds-default.json", "sds-rootca.json"):
         (sds / name).write_text('{"resources": []}')

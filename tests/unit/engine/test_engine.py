@@ -1,0 +1,236 @@
+"""The engine as a whole: history does not matter, equal proxies share everything, a change costs what it touches."""
+
+from __future__ import annotations
+
+import copy
+import sys
+from pathlib import Path
+
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
+import mesh_files as files
+
+from meltem import envoyapi as api
+from meltem.engine import Engine
+from meltem.generate.bundle import Notice
+from meltem.objects import JsonObject
+from meltem.resources.parse import parse
+from meltem.view.proxy import Proxy
+
+NAMESPACES = ("blue", "green")
+NAMES = ("a", "b")
+
+
+def service(name: str, namespace: str, kind: str, address: int) -> JsonObject:
+    spec: JsonObject = {"clusterIP": f"10.9.0.{address}", "selector": {"app": name}}
+    spec["ports"] = [{"name": "http", "port": 80}, {"name": "tcp", "port": 90, "targetPort": 9}]
+    if kind == "headless":
+        spec["clusterIP"] = "None"
+    elif kind == "auto":
+        spec["ports"] = [{"name": "x", "port": 80}]
+    return {"apiVersion": "v1", "kind": "Service", "metadata": {"name": name, "namespace": namespace}, "spec": spec}
+
+
+def pod(name: str, namespace: str, version: str, address: int) -> JsonObject:
+    ip = f"10.8.0.{address}"
+    labels: JsonObject = {"app": name, "version": version, "security.istio.io/tlsMode": "istio"}
+    return {
+        "apiVersion": "v1",
+        "kind": "Pod",
+        "metadata": {"name": f"{name}-{address}", "namespace": namespace, "labels": labels},
+        "spec": {"serviceAccountName": name, "nodeName": "n", "containers": [{"name": "c"}]},
+        "status": {"phase": "Running", "podIP": ip, "podIPs": [{"ip": ip}]},
+    }
+
+
+def endpoint_slice(name: str, namespace: str, addresses: list[int]) -> JsonObject:
+    return {
+        "apiVersion": "discovery.k8s.io/v1",
+        "kind": "EndpointSlice",
+        "metadata": {"name": name, "namespace": namespace, "labels": {"kubernetes.io/service-name": name}},
+        "addressType": "IPv4",
+        "ports": [{"name": "http", "port": 8080, "protocol": "TCP"}],
+        "endpoints": [
+            {"addresses": [f"10.8.0.{a}"], "targetRef": {"kind": "Pod", "name": f"{name}-{a}", "namespace": namespace}}
+            for a in addresses
+        ],
+    }
+
+
+def istio(kind: str, name: str, namespace: str, spec: JsonObject) -> JsonObject:
+    return {
+        "apiVersion": "networking.istio.io/v1",
+        "kind": kind,
+        "metadata": {"name": name, "namespace": namespace, "creationTimestamp": "2024-01-01T00:00:00Z"},
+        "spec": spec,
+    }
+
+
+def rule(name: str, namespace: str, host: str, export: str) -> JsonObject:
+    subsets: list[JsonObject] = [{"name": "v1", "labels": {"version": "v1"}}]
+    return istio("DestinationRule", name, namespace, {"host": host, "exportTo": [export], "subsets": list(subsets)})
+
+
+def route(name: str, namespace: str, host: str, to: str, label: str) -> JsonObject:
+    match: JsonObject = {"sourceLabels": {"team": label}} if label else {"uri": {"prefix": "/x"}}
+    http: JsonObject = {"match": [match], "route": [{"destination": {"host": to, "subset": "v1"}}]}
+    return istio("VirtualService", name, namespace, {"hosts": [host], "http": [http, {"route": http["route"]}]})
+
+
+def entry(name: str, namespace: str, host: str, resolution: str) -> JsonObject:
+    spec: JsonObject = {"hosts": [host], "resolution": resolution, "ports": [{"number": 80, "name": "http"}]}
+    return istio("ServiceEntry", name, namespace, spec)
+
+
+def sidecar(name: str, namespace: str, hosts: str) -> JsonObject:
+    return istio("Sidecar", name, namespace, {"egress": [{"hosts": [hosts]}]})
+
+
+names, spaces, small = st.sampled_from(NAMES), st.sampled_from(NAMESPACES), st.integers(1, 4)
+hosts = st.sampled_from(["a", "b.green.svc.cluster.local", "*.blue.svc.cluster.local", "ext.example.com"])
+resolutions = st.sampled_from(["DNS", "NONE", "STATIC"])
+objects = st.one_of(
+    st.builds(service, names, spaces, st.sampled_from(["plain", "headless", "auto"]), small),
+    st.builds(pod, names, spaces, st.sampled_from(["v1", "v2"]), small),
+    st.builds(endpoint_slice, names, spaces, st.lists(small, max_size=3, unique=True)),
+    st.builds(rule, names, spaces, hosts, st.sampled_from(["*", "."])),
+    st.builds(route, names, spaces, hosts, hosts, st.sampled_from(["", "x"])),
+    st.builds(entry, names, spaces, st.sampled_from(["ext.example.com", "b.example.com"]), resolutions),
+    st.builds(sidecar, names, spaces, st.sampled_from(["*/*", "./*", "blue/*"])),
+)  # fmt: skip
+events = st.tuples(objects, st.booleans())
+
+PROXIES = (
+    files.sidecar("a-1", "blue", "10.8.0.1", {"app": "a", "version": "v1", "team": "x"}),
+    files.sidecar("b-2", "green", "10.8.0.2", {"app": "b", "version": "v2"}, virtual_hosts_by_delta=False),
+    files.router("gw", "green", "10.8.0.9", {"istio": "ingressgateway"}),
+)
+
+
+def key(obj: JsonObject) -> tuple[str, tuple[str, str, str]]:
+    resource = parse(obj)
+    return resource.kind, (files.CLUSTER, resource.namespace, resource.name)
+
+
+def versions(engine: Engine, proxy: Proxy) -> dict[tuple[str, str], str]:
+    attachment = engine.bundles.attach(proxy.id, lambda _n: None)
+    try:
+        return {(u, r.name): r.version for u in files.TYPES.values() for r in attachment.all(u)}
+    finally:
+        attachment.close()
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@given(st.lists(st.lists(events, max_size=5), max_size=6))
+def test_any_history_in_any_batches_generates_what_a_build_from_scratch_does(
+    batches: list[list[tuple[JsonObject, bool]]],
+) -> None:
+    engine = Engine()
+    followed: dict[str, dict[tuple[str, str], str]] = {}
+    for proxy in PROXIES:
+        engine.connect(proxy)
+        _follow(engine, proxy, followed)
+    final: dict[tuple[str, tuple[str, str, str]], JsonObject] = {}
+    for batch in batches:
+        with engine.graph.transaction():
+            for obj, present in batch:
+                kind, where = key(obj)
+                if present:
+                    engine.inputs.by_kind[kind].set(where, parse(obj))
+                    final[(kind, where)] = obj
+                else:
+                    engine.inputs.by_kind[kind].delete(where)
+                    final.pop((kind, where), None)
+    fresh = Engine()
+    with fresh.graph.transaction():
+        for (kind, where), obj in final.items():
+            fresh.inputs.by_kind[kind].set(where, parse(copy.deepcopy(obj)))
+    for proxy in PROXIES:
+        fresh.connect(proxy)
+        wanted = versions(fresh, proxy)
+        assert versions(engine, proxy) == wanted
+        assert followed[proxy.id] == wanted, "the notices did not name everything that changed"
+    assert not list(engine.graph.failures)
+
+
+def _follow(engine: Engine, proxy: Proxy, followed: dict[str, dict[tuple[str, str], str]]) -> None:
+    """A client that learns of changes only by notices."""
+    seen: dict[tuple[str, str], str] = {}
+    followed[proxy.id] = seen
+
+    def notify(notice: Notice) -> None:
+        for url, changed in notice.items():
+            for name in changed:
+                found = attachment.get(url, name)
+                if found is None:
+                    seen.pop((url, name), None)
+                else:
+                    seen[(url, name)] = found.version
+
+    attachment = engine.bundles.attach(proxy.id, notify)
+    for url in files.TYPES.values():
+        for resource in attachment.all(url):
+            seen[(url, resource.name)] = resource.version
+
+
+def mesh(services: int) -> Engine:
+    engine = Engine()
+    with engine.graph.transaction():
+        for i in range(services):
+            files.put(engine, service(f"s{i}", "blue", "plain", i % 250 + 1))
+    return engine
+
+
+def test_a_hundred_equal_proxies_cost_one_generation() -> None:
+    engine = mesh(3)
+    for i in range(100):
+        engine.connect(files.sidecar(f"s1-{i}", "blue", f"10.7.0.{i}", {"app": "s1"}, workload_name="s1"))
+    made = {name: generator.calls for name, generator in engine.resources.generators.items()}
+    assert made["inbound"] == 1
+    assert made["clusters"] == 6
+    assert made["virtual outbound"] == 1
+    first, last = (engine.bundles.attach(f"s1-{i}.blue", lambda _n: None) for i in (0, 99))
+    for url in (api.CLUSTER, api.LISTENER, api.ROUTE, api.VIRTUAL_HOST):
+        ours = {r.name: r for r in first.all(url)}
+        assert ours
+        assert all(ours[r.name] is r for r in last.all(url))
+
+
+def test_a_route_change_reaches_a_proxy_as_one_virtual_host() -> None:
+    engine = mesh(50)
+    proxy = files.sidecar("s1-1", "blue", "10.7.0.1", {"app": "s1"})
+    engine.connect(proxy)
+    notices: list[Notice] = []
+    engine.bundles.attach(proxy.id, notices.append)
+    with engine.graph.transaction():
+        files.put(engine, route("r", "blue", "s7", "s8", ""))
+    name = "80/s7.blue.svc.cluster.local:80"
+    assert notices == [{api.VIRTUAL_HOST: frozenset({name})}]
+
+
+def test_an_edit_that_no_one_reads_pushes_nothing() -> None:
+    engine = mesh(2)
+    proxy = files.sidecar("s1-1", "blue", "10.7.0.1", {"app": "s1"})
+    engine.connect(proxy)
+    notices: list[Notice] = []
+    engine.bundles.attach(proxy.id, notices.append)
+    changed = service("s1", "blue", "plain", 2)
+    changed["metadata"] = {"name": "s1", "namespace": "blue", "annotations": {"note": "hello"}}
+    with engine.graph.transaction():
+        files.put(engine, changed)
+    assert notices == []
+
+
+def test_two_services_on_one_address_cost_only_themselves() -> None:
+    engine = Engine()
+    with engine.graph.transaction():
+        for name in ("a", "b", "c"):
+            files.put(engine, service(name, "blue", "plain", 1 if name != "c" else 2))
+    everything = files.generated(engine, files.sidecar("a-1", "blue", "10.7.0.1", {"app": "a"}))
+    hosts_seen: list[str] = []
+    for body in everything["virtualhosts"].values():
+        hosts_seen.extend(api.route_components.VirtualHost.FromString(body).domains)
+    assert len(hosts_seen) == len(set(hosts_seen)), "Envoy refuses a domain in two virtual hosts"
+    assert {"a", "b", "c"} <= set(hosts_seen)
