@@ -82,6 +82,14 @@ def test_invalid_objects_are_422_with_causes(api: Any, ns: str) -> None:
     assert "spec.template.metadata.labels" in {c["field"] for c in answer.json["details"]["causes"]}
 
 
+def test_values_of_the_wrong_type_are_400(api: Any, ns: str) -> None:
+    body = deployment()
+    body["spec"]["replicas"] = "two"
+    answer = api.post(deployments(ns), body)
+    assert answer.status == 400
+    assert answer.json["message"].startswith('Deployment in version "v1" cannot be handled as a Deployment: json: ')
+
+
 def test_dry_run_stores_nothing(api: Any, ns: str) -> None:
     made = api.post(f"{maps(ns)}?dryRun=All", config_map("a", x="1"))
     assert made.status == 201 and made.json["data"] == {"x": "1"}

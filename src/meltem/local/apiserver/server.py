@@ -172,8 +172,8 @@ class ApiServer:
         await self._stack.aclose()
 
     async def wait(self) -> None:
-        """Returns, or raises, when one of the server's own tasks ends."""
-        done, _ = await asyncio.wait(self._tasks[:1], return_when=asyncio.FIRST_COMPLETED)
+        """Raises what one of the server's own tasks died of; then the process had better end."""
+        done, _ = await asyncio.wait(self._tasks, return_when=asyncio.FIRST_EXCEPTION)
         for task in done:
             task.result()
 

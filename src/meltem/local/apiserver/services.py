@@ -86,10 +86,8 @@ class ServiceAllocator:
                 obj, field + "[0]", "FieldValueInvalid", f'Invalid value: "{address}": must be a valid IP address'
             ) from None
         if parsed not in self._network:
-            why = f"the provided IP ({address}) is not in the valid range. The range of valid IPs is {self._network}"
-            raise _refused(
-                obj, field, "FieldValueInvalid", f'Invalid value: ["{address}"]: failed to allocate IP {address}: {why}'
-            )
+            why = f"failed to allocate IP {address}: the provided network does not match the current range"
+            raise _refused(obj, field, "FieldValueInvalid", f'Invalid value: ["{address}"]: {why}')
         if address in used:
             why = f"failed to allocate IP {address}: provided IP is already allocated"
             raise _refused(obj, field, "FieldValueInvalid", f'Invalid value: ["{address}"]: {why}')

@@ -24,10 +24,10 @@ from meltem.local.apiserver.negotiate import parse_body, require_object
 from meltem.local.apiserver.patching import patch_maker
 from meltem.local.apiserver.schema.apply import track_update
 from meltem.local.apiserver.schema.fielderrors import FieldError, invalid
-from meltem.local.apiserver.schema.process import default, prune, validate
+from meltem.local.apiserver.schema.process import decode_problem, default, prune, validate
 from meltem.local.apiserver.status import already_exists, conflict, not_found
 from meltem.local.apiserver.storage import Entry, Key
-from meltem.objects import JsonObject, copy_object, ensure_object, name_of, namespace_of, object_at, str_at, uid_of
+from meltem.objects import JsonObject, copy_object, ensure_object, name_of, namespace_of, str_at, uid_of
 
 ATTEMPTS = 6
 _NAME_LETTERS = "bcdfghjklmnpqrstvwxz2456789"
@@ -330,7 +330,11 @@ def check_type(call: Call, obj: JsonObject) -> None:
 
 
 def pruned(call: Call, obj: JsonObject, validation: str) -> JsonObject:
-    """Without unknown fields; raises BadRequest for Strict, warns for Warn."""
+    """Without unknown fields; raises BadRequest for Strict and for values of the wrong type, warns for Warn."""
+    info = call.resource.info
+    problem = decode_problem(call.resource.schema, obj)
+    if problem:
+        raise BadRequest(f'{info.kind} in version "{info.version}" cannot be handled as a {info.kind}: {problem}')
     known, unknown = prune(call.resource.schema, obj)
     if unknown and validation == "Strict":
         listed = ", ".join(f'unknown field "{path}"' for path in unknown)
@@ -384,7 +388,3 @@ def refuse_invalid(call: Call, obj: JsonObject, old: JsonObject | None) -> None:
         errors.append(FieldError("metadata.finalizers", "FieldValueForbidden", why))
     if errors:
         raise invalid(info.group, info.kind, name_of(obj), errors)
-
-
-def spec_of(obj: JsonObject) -> JsonObject:
-    return object_at(obj, "spec")
