@@ -4,12 +4,13 @@ endpoints always say where this server listens."""
 
 from __future__ import annotations
 
+import asyncio
 import uuid
 
 from meltem.clock import rfc3339
 from meltem.local.apiserver.core import Core
 from meltem.local.apiserver.rbac_defaults import default_rbac
-from meltem.local.apiserver.storage import Key
+from meltem.local.apiserver.storage import Entry, Key
 from meltem.local.config import ClusterConfig
 from meltem.objects import Json, JsonObject, copy_object, ensure_object, name_of, namespace_of, object_at
 
@@ -17,18 +18,20 @@ NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
 
 
 async def bootstrap(core: Core, config: ClusterConfig) -> None:
-    for name in NAMESPACES:
-        await _ensure(core, "namespaces", _namespace(name))
-    await _ensure(core, "services", _service(config))
-    await _ensure(core, "endpointslices.discovery.k8s.io", _slice(config), keep_current=True)
-    await _ensure(core, "endpoints", _endpoints(config), keep_current=True)
-    for storage, obj in default_rbac():
-        await _ensure(core, storage, obj)
+    wanted: list[tuple[str, JsonObject]] = [("namespaces", _namespace(name)) for name in NAMESPACES]
+    wanted.append(("services", _service(config)))
+    wanted.extend(default_rbac())
     for name, value in (("system-cluster-critical", 2000000000), ("system-node-critical", 2000001000)):
-        await _ensure(core, "priorityclasses.scheduling.k8s.io", _priority_class(name, value))
+        wanted.append(("priorityclasses.scheduling.k8s.io", _priority_class(name, value)))
+    current = [("endpointslices.discovery.k8s.io", _slice(config)), ("endpoints", _endpoints(config))]
+    staged = [
+        *(_ensure(core, storage, obj, keep_current=False) for storage, obj in wanted),
+        *(_ensure(core, storage, obj, keep_current=True) for storage, obj in current),
+    ]
+    await asyncio.gather(*(future for future in staged if future is not None))
 
 
-async def _ensure(core: Core, storage: str, obj: JsonObject, *, keep_current: bool = False) -> None:
+def _ensure(core: Core, storage: str, obj: JsonObject, *, keep_current: bool) -> asyncio.Future[Entry] | None:
     """Creates the object when it is missing; with `keep_current` its content is put right as well."""
     key = Key(storage, namespace_of(obj), name_of(obj))
     live = core.store.head(key)
@@ -36,11 +39,11 @@ async def _ensure(core: Core, storage: str, obj: JsonObject, *, keep_current: bo
         meta = ensure_object(obj, "metadata")
         meta["uid"] = str(uuid.uuid4())
         meta["creationTimestamp"] = rfc3339(core.clock.now())
-        await core.store.stage(key, obj)
-    elif keep_current:
-        wanted: JsonObject = {**obj, "metadata": object_at(live.object, "metadata")}
-        if wanted != live.object:
-            await core.store.stage(key, copy_object(wanted))
+        return core.store.stage(key, obj)
+    if not keep_current:
+        return None
+    wanted: JsonObject = {**obj, "metadata": object_at(live.object, "metadata")}
+    return core.store.stage(key, copy_object(wanted)) if wanted != live.object else None
 
 
 def _namespace(name: str) -> JsonObject:
