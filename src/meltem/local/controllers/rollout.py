@@ -115,7 +115,7 @@ def proportional(limits: Bounds, sets: list[JsonObject]) -> dict[str, int]:
     sizes: dict[str, int] = {}
     given = 0
     for item in ordered:
-        part = _fraction(item, limits) if difference else 0
+        part = _fraction(item, limits, total) if difference else 0
         rest = difference - given
         part = min(part, rest) if difference > 0 else max(part, rest)
         part = max(part, 0) if difference > 0 else min(part, 0)
@@ -127,8 +127,8 @@ def proportional(limits: Bounds, sets: list[JsonObject]) -> dict[str, int]:
     return sizes
 
 
-def _fraction(item: JsonObject, limits: Bounds) -> int:
-    before = int_at(item, "status", "replicas") or size(item)
+def _fraction(item: JsonObject, limits: Bounds, total: int) -> int:
+    before = total  # of all sets, when they were last sized
     annotated = at(item, "metadata", "annotations", MAX_ANNOTATION)
     if isinstance(annotated, str) and annotated.isdigit() and int(annotated) > 0:
         before = int(annotated)
