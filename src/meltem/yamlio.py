@@ -7,6 +7,7 @@ levels or `MAX_ALIASES` aliases is refused. Timestamps stay strings and `y`/`n` 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import cast
 
@@ -17,6 +18,8 @@ from meltem.objects import Json
 
 MAX_DEPTH = 100
 MAX_ALIASES = 100
+_READ_OTHERWISE = re.compile(r"[yYnN]|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|0o[0-7]+")
+"""Text that kubectl and helm would read as a boolean or a number if it stood there bare, and PyYAML would not."""
 
 
 class _Loader(yaml.CSafeLoader):
@@ -63,6 +66,8 @@ class _Dumper(yaml.CSafeDumper):
 
 def _string(dumper: yaml.CSafeDumper, value: str) -> yaml.ScalarNode:
     style = "|" if "\n" in value and not any(line.endswith(" ") for line in value.split("\n")) else None
+    if _READ_OTHERWISE.fullmatch(value):
+        style = '"'
     return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)  # pyright: ignore[reportUnknownMemberType]
 
 

@@ -64,9 +64,8 @@ def _equal_one(first: Value, second: Value) -> bool:
     if isinstance(first, GoStruct) and isinstance(second, GoStruct):
         return first is second
     for value in (first, second):
-        if is_list(value) or is_map(value):
-            if go_type(first) == go_type(second):
-                raise FunctionError(f"non-comparable type {format_value(value)}: {go_type(value)}")
+        if (is_list(value) or is_map(value)) and go_type(first) == go_type(second):
+            raise FunctionError(f"non-comparable type {format_value(value)}: {go_type(value)}")
     raise _incompatible(first, second)
 
 

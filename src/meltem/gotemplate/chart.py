@@ -18,7 +18,7 @@ from importlib.resources.abc import Traversable
 from meltem import yamlio
 from meltem.clock import Clock
 from meltem.errors import UserError
-from meltem.gotemplate.encodings import floats, marshal_yaml
+from meltem.gotemplate.encodings import floats, marshal_yaml, to_yaml
 from meltem.gotemplate.evaluator import Executor, Limits, TemplateError
 from meltem.gotemplate.nodes import Tree
 from meltem.gotemplate.parser import is_empty, parse
@@ -238,7 +238,9 @@ def _capabilities(capabilities: Capabilities) -> GoStruct:
 
 def _metadata(chart: Chart, *, root: bool) -> GoStruct:
     def text(name: str) -> str:
-        return str_at(chart.metadata, name)
+        """A number (`appVersion: 1.2`) is read as the text that it was written as."""
+        value = chart.metadata.get(name)
+        return value if isinstance(value, str) else "" if value is None else to_yaml(value)
 
     fields: dict[str, Value] = {
         "Name": text("name"),

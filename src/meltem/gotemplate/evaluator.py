@@ -478,8 +478,7 @@ class _Frame:
                 if wanted not in (have, "interface {}", "reflect.Value"):
                     raise self.fail(node, node.position, f"expected {_noun(wanted)}; found {node}")
                 return node.value
-        boxed = isinstance(node, (FieldNode, ChainNode)) or (isinstance(node, VariableNode) and len(node.names) > 1)
-        return self.checked(value, wanted, node, node.position, boxed=boxed)
+        return self.checked(value, wanted, node, node.position)
 
     def number_argument(self, node: NumberNode, wanted: str) -> Value:
         if wanted in ("interface {}", "reflect.Value"):
@@ -490,9 +489,8 @@ class _Frame:
             return Int64(node.integer) if wanted == "int64" else node.integer
         raise self.fail(node, node.position, f"expected {_noun(wanted)}; found {node}")
 
-    def checked(self, value: Value, wanted: str, node: object, position: int, *, boxed: bool = False) -> Value:
-        """`value` as an argument of Go type `wanted`, or Go's complaint; `boxed`: it is an element of a map, whose static
-        type is interface {}."""
+    def checked(self, value: Value, wanted: str, node: object, position: int) -> Value:
+        """`value` as an argument of Go type `wanted`, or Go's complaint."""
         if wanted == "reflect.Value":
             return value
         if value is MISSING:
@@ -504,8 +502,7 @@ class _Frame:
         have = "interface {}" if value is None else go_type(value)
         if have == wanted or (wanted == "[]interface {}" and have == "[]string"):
             return value
-        shown = "interface {}" if boxed else have
-        raise self.fail(node, position, f"wrong type for value; expected {wanted}; got {shown}")
+        raise self.fail(node, position, f"wrong type for value; expected {wanted}; got {have}")
 
 
 def _noun(wanted: str) -> str:

@@ -14,7 +14,7 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 from meltem.clock import Clock
 from meltem.gotemplate.sprig_data import number
 from meltem.gotemplate.sprig_strings import to_string
-from meltem.gotemplate.values import Function, FunctionError, GoStruct, Items, Map, Value, functions, go_type
+from meltem.gotemplate.values import Function, FunctionError, GoStruct, Int64, Items, Map, Value, functions, go_type
 
 _LAYOUT = re.compile(
     r"January|Jan|Monday|Mon|MST|2006|Z070000|Z07:00:00|Z0700|Z07:00|Z07|-070000|-07:00:00|-0700|-07:00|-07"
@@ -297,7 +297,9 @@ class _Dates:
 
 
 def duration(value: Value) -> str:
-    return format_duration(number(value) * 10**9)
+    """Seconds, as text or int64; a plain int counts as nothing, as in sprig."""
+    seconds = number(value) if isinstance(value, (str, Int64)) else 0
+    return format_duration(seconds * 10**9)
 
 
 def must_to_date(layout: str, text: str) -> GoStruct:

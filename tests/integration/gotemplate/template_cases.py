@@ -1,3 +1,4 @@
+# ruff: noqa: E501 - a case is one line, whatever its length
 """Template cases that are rendered by our engine and by real helm. One a line: what stands here is a template's text.
 
 `VALUES` are the values of all of them.
@@ -8,7 +9,7 @@ from __future__ import annotations
 from meltem.objects import JsonObject
 
 VALUES: JsonObject = {
-    "s": "hello", "empty": "", "n": 7, "big": 1000000, "neg": -3, "f": 2.5, "tiny": 0.0000012, "yes": True, "no": False,
+    "s": "hello", "empty": "", "num": 7, "big": 1000000, "neg": -3, "f": 2.5, "tiny": 0.0000012, "yes": True, "no": False,
     "none": None, "list": ["b", "a", "c"], "nums": [3, 1, 2], "mixed": [1, "two", True, None, 3.5, {"k": "v"}],
     "map": {"a": 1, "b10": "x", "b2": "y", "Z": [1, 2], "nested": {"deep": {"er": "found"}}}, "emptyList": [],
     "emptyMap": {}, "multi": "line one\nline two\n", "trail": "ends with space ", "unicode": "héllo wörld ☃",
@@ -17,7 +18,7 @@ VALUES: JsonObject = {
                "1_000", "0o7", "012", "+1", "-", "--", "?", "? a", "{a}", "[a]", "a,b", "|", ">", "x\ty", "\t", "a\\b",
                ".5", "5.", ".inf", "0b1", "y", "N", "é", "a:b", "a:", "12:30:45", "1.2.3", "v1", "1e", "e1"],
     "long": "the quick brown fox jumps over the lazy dog and then runs all the way back home again because it can",
-    "semver": "1.27.3-rc.1+build5", "yaml": "a: 1\nb: [x, y]\n", "json": '{"q": [1, 2.5, "z"], "t": true}',
+    "semver": "1.27.3-rc.1+build5", "yaml": "a: 1\nb: [x, z]\n", "json": '{"q": [1, 2.5, "z"], "t": true}',
     "html": "<a href=\"x\">'&'</a>", "path": "/etc/istio/proxy.yaml", "url": "https://u:p@host.example:8443/a/b?x=1#frag",
 }  # fmt: skip
 
@@ -25,9 +26,9 @@ _PLAIN = r"""
 {{ .Values.s }}|{{- .Values.s -}}|{{ .Values.s }}
 {{/* gone */}}a{{- /* gone */ -}} b
 {{ 1 }} {{ 1.5 }} {{ 0x10 }} {{ 1e3 }} {{ 'a' }} {{ true }} {{ "q\t\"x\"" }} {{ `raw\n` }} {{ 1_000 }} {{ 0b11 }} {{ 0o17 }} {{ -4 }}
-{{ .Values.n }} {{ .Values.big }} {{ .Values.f }} {{ .Values.tiny }} {{ .Values.neg }} {{ .Values.none }} {{ .Values.nope }}
+{{ .Values.num }} {{ .Values.big }} {{ .Values.f }} {{ .Values.tiny }} {{ .Values.neg }} {{ .Values.none }} {{ .Values.nope }}
 {{ .Values.list }} {{ .Values.map }} {{ .Values.mixed }} {{ .Values.emptyMap }} {{ .Values.emptyList }}
-{{ if .Values.yes }}t{{ else }}f{{ end }}{{ if .Values.no }}t{{ else if .Values.n }}n{{ else }}f{{ end }}
+{{ if .Values.yes }}t{{ else }}f{{ end }}{{ if .Values.no }}t{{ else if .Values.num }}n{{ else }}f{{ end }}
 {{ if .Values.empty }}1{{ end }}{{ if .Values.emptyList }}2{{ end }}{{ if .Values.none }}3{{ end }}{{ if 0 }}4{{ end }}{{ if 0.0 }}5{{ end }}{{ if "x" }}6{{ end }}
 {{ with .Values.map }}{{ .a }}{{ $.Values.s }}{{ else }}no{{ end }}{{ with .Values.none }}x{{ else }}none{{ end }}
 {{ with .Values.none }}a{{ else with .Values.s }}b{{ . }}{{ else }}c{{ end }}
@@ -45,9 +46,9 @@ _PLAIN = r"""
 {{ printf "%v|%v|%v|%t|%5t" .Values.list .Values.map .Values.none true false }}
 {{ printf "%d %s %v" 1 }}|{{ printf "%d" "x" }}|{{ printf "%d" 1 2 }}|{{ printf "%!" }}|{{ printf "%z" 1 }}|{{ printf "100%%" }}
 {{ printf "%[2]d %[1]d" 1 2 }}|{{ printf "%*d" 5 42 }}|{{ printf "%+d" 5 }}|{{ printf "% d" 5 }}|{{ printf "%#x" 255 }}|{{ printf "%#v" "a" }}
-{{ printf "%s" .Values.n }}|{{ printf "%d" .Values.n }}|{{ printf "%v" .Values.big }}|{{ printf "%.0f" .Values.big }}|{{ printf "%s" .Values.list }}|{{ printf "%d" .Values.nums }}
+{{ printf "%s" .Values.num }}|{{ printf "%d" .Values.num }}|{{ printf "%v" .Values.big }}|{{ printf "%.0f" .Values.big }}|{{ printf "%s" .Values.list }}|{{ printf "%d" .Values.nums }}
 {{ print 1 2 "a" "b" 3 4 }}|{{ println "a" 1 }}|{{ print .Values.none .Values.s }}
-{{ eq 1 1 }} {{ eq "a" "b" "a" }} {{ ne 1 2 }} {{ lt 1 2 }} {{ le 2 2 }} {{ gt "b" "a" }} {{ ge 1.5 1.5 }} {{ eq .Values.none nil }} {{ eq .Values.n 7.0 }}
+{{ eq 1 1 }} {{ eq "a" "b" "a" }} {{ ne 1 2 }} {{ lt 1 2 }} {{ le 2 2 }} {{ gt "b" "a" }} {{ ge 1.5 1.5 }} {{ eq .Values.none nil }} {{ eq .Values.num 7.0 }}
 {{ and 1 0 2 }} {{ or 0 "" "x" }} {{ not 1 }} {{ and true .Values.s }} {{ or .Values.none .Values.no }}
 {{ len .Values.s }} {{ len .Values.list }} {{ len .Values.map }} {{ len .Values.unicode }} {{ index .Values.list 1 }} {{ index .Values.map "a" }} {{ index .Values.mixed 5 "k" }}
 {{ html .Values.html }} {{ js .Values.html }} {{ urlquery .Values.html "é" }}
@@ -75,7 +76,7 @@ _PLAIN = r"""
 {{ upper "aé" }} {{ lower "AÉ" }} {{ title "hello wide world" }} {{ untitle "Hello World" }} {{ swapcase "aBc dEf" }} {{ initials "First Try" }} {{ nospace "a b\tc" }}
 {{ trim "  x " }}| {{ trimAll "$" "$5$" }} {{ trimSuffix "-" "a-" }} {{ trimPrefix "-" "-a" }} {{ repeat 3 "ab" }} {{ substr 1 3 "abcdef" }} {{ substr -1 3 "abc" }} {{ substr 2 -1 "abcdef" }}
 {{ contains "ell" "hello" }} {{ hasPrefix "he" "hello" }} {{ hasSuffix "lo" "hello" }} {{ replace "l" "L" "hello" }} {{ plural "one" "many" 2 }} {{ plural "one" "many" 1 }}
-{{ quote "a" 1 nil "b\"c" }} {{ squote "a" 1 }} {{ cat "a" 1 nil "b" }} {{ quote .Values.n .Values.big .Values.yes .Values.unicode "a\nb" }}
+{{ quote "a" 1 nil "b\"c" }} {{ squote "a" 1 }} {{ cat "a" 1 nil "b" }} {{ quote .Values.num .Values.big .Values.yes .Values.unicode "a\nb" }}
 {{ abbrev 5 "hello world" }} {{ abbrevboth 5 10 "1234 5678 9123" }} {{ wrap 10 "the quick brown fox jumps" }} {{ wrapWith 5 "-" "hello there world" }}
 {{ snakecase "FirstName" }} {{ camelcase "http_server" }} {{ kebabcase "FirstName" }} {{ snakecase "HTTPServer" }} {{ kebabcase "HelloWorldTest" }} {{ camelcase "a_b_c" }}
 {{ join "-" .Values.list }} {{ join "," .Values.nums }} {{ sortAlpha .Values.list }} {{ splitList "," "a,b,c" }} {{ (split "$" "a$b")._1 }} {{ (splitn "$" 2 "a$b$c")._1 }} {{ toStrings .Values.nums }}
@@ -92,7 +93,7 @@ _PLAIN = r"""
 {{ merge (dict "a" 1 "n" (dict "x" 1)) (dict "a" 2 "b" 3 "n" (dict "x" 2 "y" 3)) }} {{ mergeOverwrite (dict "a" 1 "n" (dict "x" 1)) (dict "a" 2 "n" (dict "y" 3)) }} {{ deepCopy (dict "a" (list 1)) }}
 {{ merge (dict "a" false "b" 0 "c" "" "l" (list 1)) (dict "a" true "b" 5 "c" "x" "l" (list 2)) }} {{ mergeOverwrite (dict "a" true "b" 5 "l" (list 1 2)) (dict "a" false "b" 0 "l" (list)) }}
 {{ dig "nested" "deep" "er" "dflt" .Values.map }} {{ dig "nested" "nope" "dflt" .Values.map }}
-{{ typeOf .Values.n }} {{ kindOf .Values.n }} {{ typeOf 1 }} {{ kindOf (int64 1) }} {{ typeOf .Values.s }} {{ typeOf .Values.list }} {{ kindOf .Values.map }} {{ typeOf nil }} {{ typeOf (list) }} {{ kindIs "slice" .Values.list }} {{ typeIs "string" "x" }} {{ typeOf (splitList "," "a") }}
+{{ typeOf .Values.num }} {{ kindOf .Values.num }} {{ typeOf 1 }} {{ kindOf (int64 1) }} {{ typeOf .Values.s }} {{ typeOf .Values.list }} {{ kindOf .Values.map }} {{ typeOf nil }} {{ typeOf (list) }} {{ kindIs "slice" .Values.list }} {{ typeIs "string" "x" }} {{ typeOf (splitList "," "a") }}
 {{ deepEqual (list 1 2) (list 1 2) }} {{ deepEqual 1 1.0 }} {{ deepEqual .Values.map .Values.map }}
 {{ base .Values.path }} {{ dir .Values.path }} {{ ext .Values.path }} {{ clean "/a/../b//c/" }} {{ isAbs .Values.path }} {{ base "" }} {{ dir "a" }}
 {{ (urlParse .Values.url).host }} {{ (urlParse .Values.url).path }} {{ (urlParse .Values.url).query }} {{ (urlParse .Values.url).userinfo }} {{ urlJoin (dict "scheme" "http" "host" "h:80" "path" "/p" "query" "q=1") }}
@@ -139,9 +140,9 @@ ERRORS = (
     "{{ template \"nowhere\" . }}",
     "{{ include \"nowhere\" . }}",
     "{{ index .Values.list 9 }}",
-    "{{ eq .Values.n 7 }}",
-    "{{ trunc .Values.n \"x\" }}",
-    "{{ upper .Values.n }}",
+    "{{ eq .Values.num 7 }}",
+    "{{ trunc .Values.num \"x\" }}",
+    "{{ upper .Values.num }}",
     "{{ div 1 0 }}",
     "{{ len 5 }}",
     "{{ lt 1 \"a\" }}",

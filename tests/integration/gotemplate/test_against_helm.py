@@ -42,7 +42,9 @@ def write_chart(root: Path, templates: Mapping[str, str], values: JsonObject) ->
     chart = root / "cases"
     (chart / "templates").mkdir(parents=True)
     (chart / "data").mkdir()
-    (chart / "Chart.yaml").write_text("apiVersion: v2\nname: cases\nversion: 0.1.0\nappVersion: 9.9\ntype: application\n")
+    (chart / "Chart.yaml").write_text(
+        "apiVersion: v2\nname: cases\nversion: 0.1.0\nappVersion: 9.9\ntype: application\n"
+    )
     (chart / "values.yaml").write_text(yamlio.dump(values))
     (chart / "data" / "one.txt").write_text("first\nsecond\n")
     (chart / "data" / "two.txt").write_text("2\n")

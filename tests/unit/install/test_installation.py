@@ -1,0 +1,87 @@
+"""From what a person types to the objects of an installation; no cluster."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from meltem.errors import UserError
+from meltem.install.paths import parse_value, set_at
+from meltem.install.render import render
+from meltem.install.spec import Request, profile_names, resolve
+from meltem.objects import JsonObject, name_of, objects_at, str_at
+
+
+def objects(*sets: str, files: tuple[str, ...] = (), revision: str = "") -> dict[tuple[str, str], JsonObject]:
+    installation = resolve(Request(files=files, sets=sets, revision=revision))
+    return {(str_at(o, "kind"), name_of(o)): o for c in render(installation) for o in c.objects}
+
+
+def test_set_reaches_maps_lists_and_dotted_names() -> None:
+    spec: JsonObject = {"components": {"ingressGateways": [{"name": "a", "enabled": True}]}}
+    set_at(spec, "components.ingressGateways[0].enabled", False)
+    set_at(spec, "components.ingressGateways[name:b].enabled", parse_value("true"))
+    set_at(spec, "values.pilot.podAnnotations.example\\.com/x", parse_value("1"))
+    assert spec == {
+        "components": {"ingressGateways": [{"name": "a", "enabled": False}, {"name": "b", "enabled": True}]},
+        "values": {"pilot": {"podAnnotations": {"example.com/x": 1}}},
+    }
+
+
+def test_demo_has_istiod_and_both_gateways_with_the_ports_that_users_know() -> None:
+    made = objects("profile=demo")
+    ports = {n: [p["port"] for p in objects_at(o, "spec", "ports")] for (k, n), o in made.items() if k == "Service"}
+    assert ports == {
+        "istiod": [15010, 15012, 443, 15014],
+        "istio-ingressgateway": [15021, 80, 443, 31400, 15443],
+        "istio-egressgateway": [80, 443],
+    }
+    assert str_at(made["Service", "istio-ingressgateway"], "spec", "type") == "LoadBalancer"
+
+
+def test_a_revision_stands_in_every_name_that_must_not_collide() -> None:
+    first, second = set(objects("profile=minimal")), set(objects("profile=minimal", revision="1-1-0"))
+    shared = {key for key in first & second if key[0] != "CustomResourceDefinition"}
+    assert shared == {
+        ("ServiceAccount", "istio-reader-service-account"),
+        ("ValidatingWebhookConfiguration", "istiod-default-validator"),
+    }
+
+
+def test_k8s_settings_and_overlays_change_what_the_chart_rendered(tmp_path: Path) -> None:
+    file = tmp_path / "mesh.yaml"
+    file.write_text("""
+apiVersion: install.istio.io/v1alpha1
+kind: IstioOperator
+spec:
+  profile: minimal
+  components:
+    pilot:
+      k8s:
+        env: [{name: PILOT_TRACE_SAMPLING, value: "7"}]
+        replicaCount: 3
+        overlays:
+        - kind: Deployment
+          name: istiod
+          patches:
+          - {path: "spec.template.spec.containers[name:discovery].args[0]", value: changed}
+""")
+    deployment = objects(files=(str(file),))["Deployment", "istiod"]
+    container = objects_at(deployment, "spec", "template", "spec", "containers")[0]
+    assert deployment["spec"]["replicas"] == 3  # type: ignore[index, call-overload]
+    assert [e["value"] for e in objects_at(container, "env") if e["name"] == "PILOT_TRACE_SAMPLING"] == ["7"]
+    assert str_at(container, "args", 0) == "changed"
+
+
+@pytest.mark.parametrize("profile", [p for p in profile_names() if p != "openshift"])
+def test_every_profile_renders(profile: str) -> None:
+    assert (("Deployment", "istiod") in objects(f"profile={profile}")) == (
+        profile not in ("empty", "remote", "external")
+    )
+
+
+@pytest.mark.parametrize("bad", ["nothing", "foo.bar=1", "profile=nope", "components.pilot[0=1", "values[0]=1"])
+def test_a_bad_set_names_itself(bad: str) -> None:
+    with pytest.raises(UserError):
+        objects(bad)
