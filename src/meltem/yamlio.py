@@ -22,12 +22,16 @@ _READ_OTHERWISE = re.compile(r"[yYnN]|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|0o[0-7]+"
 """Text that kubectl and helm would read as a boolean or a number if it stood there bare, and PyYAML would not."""
 
 
+_UNREAD = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
+"""Timestamps stay text, and so does a bare `=`."""
+
+
 class _Loader(yaml.CSafeLoader):
     """CSafeLoader without timestamps (Kubernetes keeps them as strings)."""
 
 
 _Loader.yaml_implicit_resolvers = {
-    key: [(tag, regexp) for tag, regexp in resolvers if tag != "tag:yaml.org,2002:timestamp"]
+    key: [(tag, regexp) for tag, regexp in resolvers if tag not in _UNREAD]
     for key, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
 }
 

@@ -158,6 +158,9 @@ class Command(_WithGlobals):
 class Group(_WithGlobals, click.Group):
     """A verb with verbs of its own; aliases are not listed."""
 
+    command_class = Command
+    group_class = type
+
     def __init__(self, *arguments: object, **keywords: object) -> None:
         super().__init__(*arguments, **keywords)  # pyright: ignore[reportArgumentType]
         self.aliases: dict[str, str] = {}
