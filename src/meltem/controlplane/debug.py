@@ -1,0 +1,313 @@
+"""`/debug/*` on port 8080: what istiod knows, in the shapes that istioctl and Kiali read.
+
+In: the engine, the connections, what istiod is configured by. Out: an aiohttp sub-application's routes. From loopback
+everybody may look; from elsewhere only a service account of istiod's own namespace (others see their own proxies).
+"""
+
+from __future__ import annotations
+
+import ipaddress
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import cast
+
+import msgspec
+from aiohttp import web
+
+from meltem import envoyapi as api
+from meltem.ca.identity import Authenticator, CallerIdentity, Credentials
+from meltem.controlplane.feed import Feed
+from meltem.controlplane.mesh import MeshSettings
+from meltem.engine import Engine
+from meltem.errors import MeltemError
+from meltem.objects import Json, JsonObject
+from meltem.resources.base import Message, Resource
+from meltem.resources.base import encode_hook as resource_hook
+from meltem.resources.parse import to_object
+from meltem.xds import status
+from meltem.xds.connection import Connection
+from meltem.xds.push import Connections
+from meltem.xds.server import DiscoveryServer
+
+_OWN = frozenset({"config_dump", "edsz", "ndsz"})
+"""Endpoints that any workload may ask about proxies of its own namespace."""
+_DUMPS = (
+    (api.CLUSTER, "type.googleapis.com/envoy.admin.v3.ClustersConfigDump", "dynamic_active_clusters", "cluster"),
+    (api.LISTENER, "type.googleapis.com/envoy.admin.v3.ListenersConfigDump", "dynamic_listeners", "listener"),
+    (api.ROUTE, "type.googleapis.com/envoy.admin.v3.RoutesConfigDump", "dynamic_route_configs", "route_config"),
+    (api.ENDPOINT, "type.googleapis.com/envoy.admin.v3.EndpointsConfigDump", "dynamic_endpoint_configs",
+     "endpoint_config"),
+)  # fmt: skip
+_MESSAGES: Mapping[str, Callable[[], api.message.Message]] = {
+    api.CLUSTER: api.cluster.Cluster,
+    api.LISTENER: api.listener.Listener,
+    api.ROUTE: api.route.RouteConfiguration,
+    api.ENDPOINT: api.endpoint.ClusterLoadAssignment,
+    api.VIRTUAL_HOST: api.route_components.VirtualHost,
+}
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Debug:
+    """See the module's head."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        server: DiscoveryServer,
+        mesh: MeshSettings,
+        feed: Feed,
+        *,
+        system_namespace: str,
+        authenticator: Authenticator | None,
+        admin: bool = False,
+    ) -> None:
+        self._engine = engine
+        self._server = server
+        self._connections: Connections = server.connections
+        self._mesh = mesh
+        self._feed = feed
+        self._system = system_namespace
+        self._authenticator = authenticator
+        self._admin = admin
+
+    def endpoints(self) -> dict[str, tuple[str, Callable[[web.Request], Json]]]:
+        """Path below `/debug/` → what it shows, and how."""
+        found: dict[str, tuple[str, Callable[[web.Request], Json]]] = {
+            "syncz": ("Synchronization status of all Envoys connected to this istiod", self._syncz),
+            "adsz": (
+                "Connected clients with what they are subscribed to; ?push=true sends everything anew",
+                self._adsz,
+            ),
+            "connections": ("Connected clients", lambda _r: status.connections_view(self._connections)),
+            "config_dump": (
+                "Configuration of the proxy named by proxyID, as Envoy's admin shows it",
+                self._config_dump,
+            ),
+            "edsz": ("Endpoints of the proxy named by proxyID, or of all services", self._edsz),
+            "endpointz": ("Endpoints by service", lambda _r: self._endpoints()),
+            "endpointShardz": ("Endpoints by service and cluster", lambda _r: self._shards()),
+            "registryz": ("Services", lambda _r: self._registry()),
+            "instancesz": ("Workloads", lambda _r: self._workloads()),
+            "configz": ("Istio resources in force", lambda _r: self._config()),
+            "resourcesz": ("Subscriptions by type", self._resources),
+            "sidecarz": ("Groups that make up the configuration of the proxy named by proxyID", self._sidecar),
+            "authorizationz": ("Authorization policies", lambda _r: self._kind("AuthorizationPolicy")),
+            "telemetryz": ("Telemetry resources", lambda _r: self._kind("Telemetry")),
+            "push_status": ("What could not be used or computed", lambda _r: self._problems()),
+            "pushcontext": ("Sizes of the model", lambda _r: self._sizes()),
+            "cachez": ("Shared responses", lambda _r: self._cache()),
+            "clusterz": ("Kubernetes clusters that are read", lambda _r: self._clusters()),
+            "networkz": ("Networks and their gateways", lambda _r: self._networks()),
+            "mesh": ("MeshConfig in force", lambda _r: _plain(self._mesh.mesh)),
+            "inject": ("Injection templates in force", lambda _r: self._inject()),
+        }
+        if self._admin:
+            found["force_disconnect"] = ("Ends the streams of the proxy named by proxyID", self._disconnect)
+        return found
+
+    def routes(self) -> list[web.RouteDef]:
+        found = [web.get("/debug", self._index), web.get("/debug/", self._index), web.get("/debug/list", self._list)]
+        return [*found, *(web.get(f"/debug/{n}", self._guarded(n, f)) for n, (_, f) in self.endpoints().items())]
+
+    # Who may ask
+
+    def _guarded(self, name: str, function: Callable[[web.Request], Json]) -> Handler:
+        async def handle(request: web.Request) -> web.StreamResponse:
+            caller = await self._caller(request)
+            if isinstance(caller, web.StreamResponse):
+                return caller
+            if caller is not None and caller.namespace != self._system:
+                target = self._connections.of(request.query.get("proxyID", ""))
+                if name not in _OWN or target is None or target.proxy.namespace != caller.namespace:
+                    return web.Response(status=403, text="only your own proxies, by proxyID\n")
+            try:
+                return json_response(function(request))
+            except LookupError as error:
+                return web.Response(status=404, text=f"{error.args[0]}\n")
+
+        return handle
+
+    async def _caller(self, request: web.Request) -> CallerIdentity | web.Response | None:
+        if self._authenticator is None or _is_loopback(request.remote or ""):
+            return None
+        token = request.headers.get("Authorization", "")
+        bearer = token[7:].strip() if token[:7].lower() == "bearer " else ""
+        try:
+            return await self._authenticator.authenticate(Credentials(bearer))
+        except MeltemError as error:
+            return web.Response(status=401, text=f"{error}\n")
+
+    # What they see
+
+    async def _index(self, request: web.Request) -> web.StreamResponse:
+        return await self._list(request)
+
+    async def _list(self, _request: web.Request) -> web.StreamResponse:
+        return json_response([f"/debug/{name}" for name in sorted(self.endpoints())])
+
+    def _connection(self, request: web.Request) -> Connection:
+        proxy_id = request.query.get("proxyID", "")
+        if not proxy_id:
+            raise LookupError("name a proxy: ?proxyID=<name>.<namespace>")
+        found = self._connections.of(proxy_id)
+        if found is None:
+            raise LookupError(f"proxy {proxy_id[:200]} is not connected to this istiod (others may serve it)")
+        return found
+
+    def _syncz(self, request: web.Request) -> Json:
+        namespace = request.query.get("namespace", "")
+        return status.syncz(c for c in self._connections if not namespace or c.proxy.namespace == namespace)
+
+    def _adsz(self, request: web.Request) -> Json:
+        if request.query.get("push") == "true":
+            count = 0
+            for connection in self._connections:
+                connection.send_again()
+                count += 1
+            return f"Pushed to {count} servers"
+        return status.adsz(self._connections)
+
+    def _config_dump(self, request: web.Request) -> Json:
+        connection = self._connection(request)
+        configs: list[Json] = []
+        for type_url, dump, field, inner in _DUMPS:
+            entries: list[Json] = []
+            for resource in sorted(connection.attachment.all(type_url), key=lambda r: r.name):
+                content: JsonObject = {"@type": type_url, **decoded(resource)}
+                if type_url == api.LISTENER:
+                    entries.append({"name": resource.name, "active_state": {"listener": content}})
+                else:
+                    entries.append({"version_info": resource.version, inner: content})
+            configs.append({"@type": dump, field: entries})
+        hosts: list[Json] = [decoded(r) for r in connection.attachment.all(api.VIRTUAL_HOST)]
+        configs.append({"@type": "type.googleapis.com/envoy.admin.v3.VirtualHosts", "virtual_hosts": hosts})
+        secrets: list[Json] = [
+            {"name": r.name, "version_info": r.version} for r in connection.attachment.all(api.SECRET)
+        ]
+        configs.append(
+            {"@type": "type.googleapis.com/envoy.admin.v3.SecretsConfigDump", "dynamic_active_secrets": secrets}
+        )
+        return {"configs": configs}
+
+    def _edsz(self, request: web.Request) -> Json:
+        if "proxyID" not in request.query:
+            return self._endpoints()
+        found = self._connection(request).attachment.all(api.ENDPOINT)
+        return [decoded(r) for r in sorted(found, key=lambda r: r.name)]
+
+    def _endpoints(self) -> list[Json]:
+        by_service: dict[str, list[Json]] = {}
+        for key, some in self._engine.mesh.endpoints.items():
+            by_service.setdefault(_key(key[:1] if len(key) == 1 else key), []).extend(_plain(e) for e in some)
+        return [{"svc": name, "ep": eps} for name, eps in sorted(by_service.items())]
+
+    def _shards(self) -> Json:
+        return {_key(key): [_plain(e) for e in some] for key, some in self._engine.mesh.endpoints.items()}
+
+    def _registry(self) -> list[Json]:
+        return [_plain(s) for _, s in sorted(self._engine.mesh.services.items(), key=lambda i: repr(i[0]))]
+
+    def _workloads(self) -> Json:
+        mesh = self._engine.mesh
+        return {_key(k): _plain(v) for part in (mesh.pod_workloads, mesh.entry_workloads) for k, v in part.items()}
+
+    def _config(self) -> list[Json]:
+        found: list[Json] = []
+        for source in self._engine.inputs.by_kind.values():
+            for value in source.values():
+                if isinstance(value, Resource) and ".istio.io/" in value.api_version:
+                    found.append(to_object(value))
+        return found
+
+    def _kind(self, kind: str) -> list[Json]:
+        source = self._engine.inputs.by_kind[kind]
+        return [to_object(v) for v in source.values() if isinstance(v, Resource)]
+
+    def _resources(self, _request: web.Request) -> Json:
+        return [{"connectionId": c.id, "watches": {t: s.resources for t, s in c.session.statuses().items()}}
+                for c in self._connections]  # fmt: skip
+
+    def _sidecar(self, request: web.Request) -> Json:
+        connection = self._connection(request)
+        return {"proxy": connection.proxy.id, "groups": [repr(g) for g in connection.attachment.groups]}
+
+    def _problems(self) -> Json:
+        bad: JsonObject = {f"{k} {ns}/{n}": reason for (k, ns, n), reason in self._feed.problems.items()}
+        failures: list[Json] = [
+            {"collection": f.collection, "key": repr(f.key), "error": repr(f.error)}
+            for f in self._engine.graph.failures
+        ]
+        return {"unusable_resources": bad, "failures": failures}
+
+    def _sizes(self) -> Json:
+        inputs: JsonObject = {kind: len(source) for kind, source in self._engine.inputs.by_kind.items()}
+        return {"inputs": inputs, "services": len(self._engine.mesh.services), "proxies": len(self._connections)}
+
+    def _cache(self) -> Json:
+        return {"batches": len(self._server.batches), "bytes": self._server.batches.bytes}
+
+    def _clusters(self) -> Json:
+        state = "synced" if self._feed.synced else "syncing"
+        return [{"id": self._mesh.cluster, "secretName": "", "syncStatus": state}]
+
+    def _networks(self) -> Json:
+        inputs = self._engine.inputs
+        return {
+            "clusters": dict(inputs.cluster_networks.items()),
+            "networks": {k: _plain(v) for k, v in inputs.mesh_networks.items()},
+        }
+
+    def _inject(self) -> Json:
+        config = self._mesh.injector
+        if config is None:
+            raise LookupError(f"no injection: {self._mesh.injector_error}")
+        return {"policy": config.policy, "defaultTemplates": list(config.default_templates),
+                "templates": {name: t.text for name, t in config.templates.items()}}  # fmt: skip
+
+    def _disconnect(self, request: web.Request) -> Json:
+        proxy_id = request.query.get("proxyID", "")
+        return {"proxy": proxy_id, "streams": self._connections.disconnect(proxy_id)}
+
+
+def decoded(resource: api.Resource) -> JsonObject:
+    """The resource as JSON, with Envoy's own (snake case) field names; contents of types unknown here stay encoded."""
+    make = _MESSAGES.get(resource.type_url)
+    if make is None:
+        return {"name": resource.name, "version": resource.version}
+    message = make()
+    message.ParseFromString(resource.body)
+    try:
+        return cast(JsonObject, api.json_format.MessageToDict(message, preserving_proto_field_name=True))
+    except (TypeError, KeyError) as error:  # an Any of a type that the wheel does not have
+        return {"name": resource.name, "version": resource.version, "undecodable": str(error)}
+
+
+def json_response(value: Json, code: int = 200) -> web.Response:
+    return web.Response(status=code, body=msgspec.json.encode(value), content_type="application/json")
+
+
+def _plain(value: object) -> Json:
+    if isinstance(value, Message):
+        return to_object(value)
+    return cast(Json, msgspec.to_builtins(value, enc_hook=_hook, str_keys=True))
+
+
+def _hook(value: object) -> object:
+    try:
+        return resource_hook(value)
+    except TypeError:
+        return repr(value)
+
+
+def _key(parts: Iterable[object] | object) -> str:
+    if isinstance(parts, tuple):
+        return "/".join(_key(p) for p in cast("tuple[object, ...]", parts))
+    return str(parts)
+
+
+def _is_loopback(address: str) -> bool:
+    try:
+        return ipaddress.ip_address(address).is_loopback
+    except ValueError:
+        return False

@@ -1,0 +1,391 @@
+"""istiod, assembled: one task group with everything that it does.
+
+In: flags and settings. Out: `run`, which returns when istiod was told to stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from typing import cast
+
+import grpc
+import structlog
+from aiohttp import web
+from prometheus_client import CollectorRegistry, Counter, Gauge, Info, PlatformCollector, ProcessCollector
+
+from meltem import __version__
+from meltem.ca import bundle
+from meltem.ca.authority import Authority, CertificateLimits
+from meltem.ca.identity import TokenAuthenticator
+from meltem.ca.keys import KeyPair
+from meltem.ca.kubernetes import ClusterForCa
+from meltem.ca.service import CertificateService, RpcHandler
+from meltem.ca.serving import ServingCertificate, serving_names
+from meltem.ca.store import AuthorityStore, StoreSettings
+from meltem.clock import Clock, SystemClock
+from meltem.controlplane import http
+from meltem.controlplane.debug import Debug
+from meltem.controlplane.feed import Feed
+from meltem.controlplane.flags import Flags, address
+from meltem.controlplane.mesh import MeshSettings
+from meltem.controlplane.webhooks import WebhookPatcher
+from meltem.engine import Engine
+from meltem.errors import EnvironmentError_, MeltemError
+from meltem.kube import config as kube_config
+from meltem.kube.client import KubeClient, connect
+from meltem.kube.lease import LeaderElection
+from meltem.kube.reflector import Reflector
+from meltem.kube.resource_types import MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS
+from meltem.objects import JsonObject, object_at
+from meltem.settings import Settings
+from meltem.status.writer import StatusWriter
+from meltem.xds.connection import ConnectionLimits
+from meltem.xds.metrics import XdsMetrics
+from meltem.xds.push import Connections
+from meltem.xds.server import DiscoveryServer, server_options
+from meltem.xds.status import DebugAnswers
+
+log = structlog.stdlib.get_logger("istiod")
+
+
+async def run(flags: Flags, settings: Settings) -> None:
+    """Until SIGTERM or SIGINT. Raises MeltemError for what keeps it from starting."""
+    config = await asyncio.to_thread(kube_config.load, flags.kubeconfig or None)
+    async with connect(config) as client:
+        await ControlPlane(client, flags, settings, SystemClock()).run()
+
+
+class ControlPlane:
+    """One istiod."""
+
+    def __init__(self, client: KubeClient, flags: Flags, settings: Settings, clock: Clock) -> None:
+        self._client = client
+        self._flags = flags
+        self._settings = settings
+        self._clock = clock
+        self._namespace = flags.namespace or settings.pod_namespace
+        self.engine = Engine(flags.domain)
+        self._registry = CollectorRegistry()
+        self._limits = ConnectionLimits(send_timeout=settings.pilot_xds_send_timeout or 30.0)
+        self._metrics = XdsMetrics(self._registry, __version__)
+        self.feed = Feed(
+            self.engine.graph,
+            self.engine.inputs,
+            client,
+            cluster=settings.cluster_id,
+            namespace=flags.app_namespace,
+        )
+        self.mesh = MeshSettings(self.engine.graph, self.engine.inputs, settings, self._namespace)
+        self.connections = Connections(self.engine, clock, self._limits)
+        self._ca = ClusterForCa(client)
+        self._authenticator = TokenAuthenticator(self._ca, clock, audiences=tuple(settings.token_audiences.split(",")))
+        self.server = DiscoveryServer(
+            self.connections,
+            clock,
+            self._metrics,
+            limits=self._limits,
+            ready=lambda: self.ready,
+            debug=DebugAnswers(self.connections, self._namespace),
+        )
+        self.ready = False
+        self._stopping = asyncio.Event()
+        self._touched: asyncio.Queue[str] = asyncio.Queue()
+        self._namespaces: set[str] = set()
+
+    async def run(self) -> None:
+        """Everything, until told to stop."""
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGTERM, signal.SIGINT):
+            loop.add_signal_handler(number, self._stopping.set)
+        self._series()
+        self._watch()
+        started = time.monotonic()
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(self.feed.run(), name="feed")]
+            authority = await self._authority()
+            serving = self._serving(authority)
+            tls = http.ServerTls()
+            tls.use(serving.current())
+            async with contextlib.AsyncExitStack() as stack:
+                await self._listen(stack, tls)
+                grpc_servers = await self._grpc(authority, serving)
+                for name, work in self._work(authority, serving, tls):
+                    tasks.append(group.create_task(work, name=name))
+                await self._stoppable(self.feed.wait())
+                self.ready = not self._stopping.is_set()
+                if self.ready:
+                    log.info(
+                        "ready", seconds=round(time.monotonic() - started, 2), services=len(self.engine.mesh.services)
+                    )
+                await self._stopping.wait()
+                await self._drain(grpc_servers)
+            for task in tasks:
+                task.cancel()
+
+    async def _stoppable(self, waiting: Awaitable[None]) -> None:
+        stop = asyncio.ensure_future(self._stopping.wait())
+        work = asyncio.ensure_future(waiting)
+        complained = asyncio.get_running_loop().call_later(
+            20, lambda: log.warning("still reading resources", kinds=self.feed.waiting_for())
+        )
+        try:
+            await asyncio.wait((stop, work), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            complained.cancel()
+            stop.cancel()
+            work.cancel()
+
+    async def _drain(self, servers: list[grpc.aio.Server]) -> None:
+        """Not ready any more; streams end, so that proxies connect to another istiod, or to the next one here."""
+        log.info("stopping")
+        self.ready = False
+        self.connections.close_all()
+        await asyncio.gather(*(s.stop(min(self._flags.shutdown_seconds, 5.0)) for s in servers))
+
+    # Parts
+
+    def _watch(self) -> None:
+        kinds = self.feed.kinds
+        kinds["ConfigMap"].watch(self.mesh.watch_config_map)
+        kinds["ConfigMap"].watch(self._config_map_seen)
+        kinds["Namespace"].watch(self.mesh.watch_namespace)
+        kinds["Namespace"].watch(self._namespace_seen)
+        events = Counter("pilot_k8s_cfg_events", "Events from Kubernetes.", ["type", "event"], registry=self._registry)
+        for feed in kinds.values():
+            feed.events = lambda kind, event: events.labels(kind, event).inc()
+
+    def _config_map_seen(self, namespace: str, name: str, obj: JsonObject | None) -> None:
+        if name == self._settings.pilot_ca_cert_configmap:
+            data = object_at(obj, "data")
+            if obj is None or data.get(bundle.KEY) != self._roots:
+                self._touched.put_nowait(namespace)
+
+    def _namespace_seen(self, _namespace: str, name: str, obj: JsonObject | None) -> None:
+        if obj is None:
+            self._namespaces.discard(name)
+        elif name not in self._namespaces:
+            self._namespaces.add(name)
+            self._touched.put_nowait(name)
+
+    _roots = ""
+
+    async def _authority(self) -> Authority:
+        settings = self._settings
+        self._store = AuthorityStore(
+            self._ca,
+            self._clock,
+            StoreSettings(
+                namespace=self._namespace,
+                organization=settings.trust_domain or "cluster.local",
+                root_ttl=settings.citadel_self_signed_ca_cert_ttl,
+                check_interval=max(settings.citadel_self_signed_root_cert_check_interval, 1.0),
+                grace=settings.citadel_self_signed_root_cert_grace_period_percentile / 100,
+            ),
+        )
+        pause = 0.2
+        while True:
+            try:
+                material = await self._store.load()
+                break
+            except MeltemError as error:
+                log.warning("the certificate authority cannot be read yet", reason=str(error).replace("\n", " "))
+                await self._clock.sleep(pause)
+                pause = min(pause * 2, 5.0)
+        limits = CertificateLimits(settings.default_workload_cert_ttl, settings.max_workload_cert_ttl)
+        authority = Authority(material, self._clock, limits)
+        self._roots = authority.roots_pem.decode()
+        return authority
+
+    def _serving(self, authority: Authority) -> ServingCertificate:
+        settings = self._settings
+        return ServingCertificate(
+            authority,
+            self._clock,
+            serving_names(self._namespace, settings.revision, settings.istiod_custom_host),
+            trust_domain=self.mesh.mesh.trust_domain,
+            namespace=self._namespace,
+            service_account=settings.service_account,
+        )
+
+    async def _listen(self, stack: contextlib.AsyncExitStack, tls: http.ServerTls) -> None:
+        flags, settings = self._flags, self._settings
+        webhooks = http.Webhooks(self.mesh, http.WebhookMetrics.make(self._registry), None, lambda: self.ready)
+        await stack.enter_async_context(
+            http.serve(webhooks.application(), address(flags.https), "webhooks", tls.context)
+        )
+        admin = web.Application()
+        admin.add_routes(
+            [
+                web.get(
+                    "/ready",
+                    cast("Callable[..., Awaitable[web.StreamResponse]]", http.ready_handler(lambda: self.ready)),
+                )
+            ]
+        )
+        if settings.enable_debug_on_http:
+            debug = Debug(
+                self.engine,
+                self.server,
+                self.mesh,
+                self.feed,
+                system_namespace=self._namespace,
+                authenticator=self._authenticator if settings.enable_debug_endpoint_auth else None,
+                admin=settings.unsafe_enable_admin_endpoints,
+            )
+            admin.add_routes(debug.routes())
+        await stack.enter_async_context(http.serve(admin, address(flags.http), "debugging"))
+        monitoring = http.monitoring_application(self._registry, __version__)
+        await stack.enter_async_context(http.serve(monitoring, address(flags.monitoring), "metrics"))
+
+    async def _grpc(self, authority: Authority, serving: ServingCertificate) -> list[grpc.aio.Server]:
+        flags = self._flags
+        options = server_options(
+            connection_age=flags.max_connection_age,
+            keepalive=flags.keepalive,
+            keepalive_timeout=flags.keepalive_timeout,
+            request_bytes=self._limits.request_bytes,
+        )
+        servers: list[grpc.aio.Server] = []
+        plain, secure = address(flags.grpc), address(flags.secure_grpc)
+        certificates = CertificateService(
+            authority, self._authenticator, self._clock, trust_domain=self.mesh.mesh.trust_domain
+        )
+        for at, is_secure in ((plain, False), (secure, True)):
+            if at is None:
+                continue
+            server = grpc.aio.server(options=options)
+            needs_identity = (is_secure and self._settings.xds_auth) or self._settings.xds_auth_plaintext
+            handlers = [
+                self.server.handler(self._authenticator if needs_identity else None),
+                health_handler(lambda: self.ready),
+            ]
+            if self._settings.enable_ca_server:
+                handlers.append(certificates.handler())
+            server.add_generic_rpc_handlers(tuple(handlers))
+            where = f"{at[0] or '[::]'}:{at[1]}"
+            try:
+                if is_secure:
+                    server.add_secure_port(where, tls_credentials(serving))
+                else:
+                    server.add_insecure_port(where)
+            except RuntimeError:
+                raise EnvironmentError_(
+                    f"cannot listen for discovery on {where}: the port is taken",
+                    remedy=f"Stop what listens there (`ss -ltnp sport = :{at[1]}` shows it), or choose another address.",
+                ) from None
+            await server.start()
+            servers.append(server)
+        return servers
+
+    def _work(
+        self, authority: Authority, serving: ServingCertificate, tls: http.ServerTls
+    ) -> list[tuple[str, Coroutine[None, None, None]]]:
+        settings, client = self._settings, self._client
+        patcher = WebhookPatcher(client, settings, self._namespace, lambda: authority.roots_pem, self._clock)
+        writer = StatusWriter(client, self.feed, self._clock, enabled=settings.pilot_enable_status)
+
+        def renewed(pair: KeyPair) -> None:
+            tls.use(pair)
+            roots = authority.roots_pem.decode()
+            if roots != self._roots:
+                self._roots = roots
+                for namespace in self._namespaces:
+                    self._touched.put_nowait(namespace)
+
+        return [
+            ("certificate authority", self._store.run(authority)),
+            ("serving certificate", serving.run(renewed)),
+            ("mutating webhooks", Reflector(client, MUTATING_WEBHOOKS, patcher.mutating).run()),
+            ("validating webhooks", Reflector(client, VALIDATING_WEBHOOKS, patcher.validating).run()),
+            ("webhook bundles", self._after_ready(patcher.run)),
+            (
+                "root certificate",
+                self._leading("istio-namespace-controller-election", lambda: self._roots_everywhere(authority)),
+            ),
+            ("status", self._leading("istio-status-leader", writer.run)),
+        ]
+
+    async def _after_ready(self, work: Callable[[], Awaitable[None]]) -> None:
+        while not self.ready:
+            await self._clock.sleep(0.05)
+        await work()
+
+    async def _leading(self, lease: str, work: Callable[[], Awaitable[None]]) -> None:
+        if not self._settings.enable_leader_election:
+            await work()
+            return
+        election = LeaderElection(self._client, self._namespace, lease + self._settings.suffix, self._settings.pod_name)
+        await election.run(work)
+
+    async def _roots_everywhere(self, authority: Authority) -> None:
+        for namespace in self._namespaces:
+            self._touched.put_nowait(namespace)
+
+        async def touched() -> AsyncIterator[str]:
+            while True:
+                yield await self._touched.get()
+
+        await bundle.keep_everywhere(
+            self._ca,
+            touched(),
+            lambda: authority.roots_pem,
+            self._clock,
+            name=self._settings.pilot_ca_cert_configmap,
+        )
+
+    def _series(self) -> None:
+        registry = self._registry
+        ProcessCollector(registry=registry)
+        PlatformCollector(registry=registry)
+        started = self._clock.monotonic()
+        Info("pilot", "Version of istiod.", registry=registry).info({"version": __version__})
+        Gauge("istiod_uptime_seconds", "Seconds since istiod started.", registry=registry).set_function(
+            lambda: self._clock.monotonic() - started
+        )
+        inputs = self.engine.inputs
+        Gauge("pilot_services", "Total services known to pilot.", registry=registry).set_function(
+            lambda: len(self.engine.mesh.services)
+        )
+        Gauge("pilot_virt_services", "Total virtual services known to pilot.", registry=registry).set_function(
+            lambda: len(inputs.virtual_services)
+        )
+        Gauge(
+            "istiod_managed_clusters", "Number of clusters managed by istiod.", ["cluster_type"], registry=registry
+        ).labels("local").set(1)
+        Gauge("pilot_total_rejected_configs", "Resources that cannot be used.", registry=registry).set_function(
+            lambda: len(self.feed.problems)
+        )
+
+
+def tls_credentials(serving: ServingCertificate) -> grpc.ServerCredentials:
+    """Credentials that ask for the present certificate at every handshake."""
+    make = cast("Callable[..., object]", grpc.ssl_server_certificate_configuration)
+    dynamic = cast("Callable[..., grpc.ServerCredentials]", grpc.dynamic_ssl_server_credentials)
+    last: list[KeyPair] = [serving.current()]
+
+    def configuration(pair: KeyPair) -> object:
+        return make([(pair.key_pem, pair.chain_pem)])
+
+    def fetch() -> object | None:
+        pair = serving.current()
+        if pair is last[0]:
+            return None
+        last[0] = pair
+        return configuration(pair)
+
+    return dynamic(configuration(last[0]), fetch, False)
+
+
+def health_handler(ready: Callable[[], bool]) -> RpcHandler:
+    """grpc.health.v1.Health/Check: SERVING (1) once ready, else NOT_SERVING (2)."""
+
+    async def check(_request: bytes, _context: object) -> bytes:
+        return b"\x08\x01" if ready() else b"\x08\x02"
+
+    unary = cast("Callable[..., object]", grpc.unary_unary_rpc_method_handler)
+    generic = cast("Callable[..., RpcHandler]", grpc.method_handlers_generic_handler)
+    return generic("grpc.health.v1.Health", {"Check": unary(check)})
