@@ -24,7 +24,6 @@ from meltem.objects import (
     annotations_of,
     ensure_object,
     name_of,
-    namespace_of,
     object_at,
     objects_at,
     str_at,
@@ -224,7 +223,7 @@ def apply(
     Raises Conflict, with a cause for each field, where another manager owns a field that this would change and `force` is
     off; ServerError, as Kubernetes does, for an applied object that the schema does not describe.
     """
-    what = f"{namespace_of(applied)}/{name_of(applied)}; {api_version}, Kind={str_at(applied, 'kind')}"
+    what = f"/{name_of(applied)}; {api_version}, Kind={str_at(applied, 'kind')}"
     applied = _without_managers(applied)
     st.check_applied(schema, applied, what)
     who = _identity(manager, _APPLY, api_version, subresource)
@@ -246,7 +245,7 @@ def apply(
             _refuse_conflicts(managers, who, changed, _forgiven(schema, current, manager))
         managers.take(who, changed, difference.removed)
     else:
-        merged = {k: v for k, v in applied.items()}
+        merged = dict(applied)
     if manager == _KUBECTL and _LAST_APPLIED in annotations_of(merged):
         merged = _with_last_applied(merged, applied)
     return _with_managers(merged, managers.entries(who, now))

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Callable
 from functools import cmp_to_key
+from itertools import pairwise
 from typing import TypeAlias
 
 from meltem.errors import InvalidResource
@@ -47,7 +48,7 @@ def _list(args: list[Value], name: str) -> list[Value]:
 
 def _is_sorted(args: list[Value]) -> Value:
     items = _list(args, "isSorted")
-    return all(v.compare(a, b, "<=") <= 0 for a, b in zip(items, items[1:], strict=False))
+    return all(v.compare(a, b, "<=") <= 0 for a, b in pairwise(items))
 
 
 def _sum(args: list[Value]) -> Value:

@@ -46,7 +46,7 @@ def definition(obj: JsonObject, old: JsonObject | None) -> Iterator[FieldError]:
     yield from _names(object_at(spec, "names"))
     yield from _versions(spec)
     yield from _conversion(object_at(spec, "conversion"))
-    if group.endswith(".k8s.io") or group.endswith(".kubernetes.io"):
+    if group.endswith((".k8s.io", ".kubernetes.io")):
         yield from _approval(obj)
     if old is not None:
         yield from _update(obj, old)
@@ -148,8 +148,7 @@ def _defaults(schema: Schema, path: str, depth: int = 0) -> Iterator[FieldError]
     if depth > 100 or schema.builtin:
         return
     if schema.has_default and not (schema.default is None and schema.nullable):
-        for error in check(schema, schema.default, f"{path}.default"):
-            yield error
+        yield from check(schema, schema.default, f"{path}.default")
     for name, child in schema.properties.items():
         yield from _defaults(child, f"{path}.properties[{name}]", depth + 1)
     if schema.items is not None:

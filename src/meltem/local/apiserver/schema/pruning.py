@@ -129,10 +129,12 @@ def _decode(schema: Schema, value: Json, path: str, struct: str, depth: int) -> 
             return _mismatch(schema, value, path, struct)
         inner = schema.name.rpartition(".")[2] or struct
         for key, item in value.items():
-            child = schema.properties.get(key) or schema.additional
-            if child is not None and (
-                found := _decode(child, item, f"{path}.{key}" if path else key, inner, depth + 1)
-            ):
+            declared = schema.properties.get(key)
+            child = declared or schema.additional
+            if child is None:
+                continue
+            where = path if declared is None else f"{path}.{key}" if path else key
+            if found := _decode(child, item, where, inner, depth + 1):
                 return found
         return ""
     if kind == "array":

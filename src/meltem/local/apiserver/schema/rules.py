@@ -16,8 +16,7 @@ from meltem.local.apiserver.schema import rules_pod as pods
 from meltem.local.apiserver.schema import rules_workloads as workloads
 from meltem.local.apiserver.schema.fielderrors import FieldError
 from meltem.local.apiserver.schema.rules_meta import metadata_rules, name_check
-from meltem.local.apiserver.schema.types import Schema
-from meltem.local.apiserver.schema.types import metadata_name_schema
+from meltem.local.apiserver.schema.types import Schema, metadata_name_schema
 from meltem.local.apiserver.schema.values import check
 from meltem.objects import JsonObject
 

@@ -143,7 +143,10 @@ def map_key(schema: Schema, item: Json) -> JsonObject:
         value = item.get(key)
         if value is None and schema.items is not None:
             child = schema.items.properties.get(key)
-            value = child.default if child is not None and child.has_default else None
+            if child is not None and child.has_default:
+                value = child.default
+            elif child is not None and schema.builtin and key in schema.items.required:
+                value = "" if child.type == "string" else 0  # the zero value of the Go type
         if value is not None:
             found[key] = value
     return found
