@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import logging
 import signal
 import sys
 from collections.abc import Sequence
@@ -36,6 +37,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--home", type=Path, required=True, help="the cluster's directory, with cluster.json")
     parser.add_argument("--bind", action="append", default=[], help="an address to listen on (may be repeated)")
     options = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+    logging.getLogger("aiohttp.access").setLevel(logging.WARNING)
     try:
         settings = Settings(config=load_cluster(options.home), bind=addresses(options.bind))
         uvloop.run(serve(settings))

@@ -7,10 +7,9 @@ a CRD is deleted its instances go first (its finalizer holds it for as long). Co
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Callable, Sequence
 from functools import cache
-
-import structlog
 
 from meltem.clock import Clock, rfc3339
 from meltem.errors import ApiError, MeltemError, ServerError
@@ -37,7 +36,7 @@ from meltem.objects import (
 
 CLEANUP = "customresourcecleanup.apiextensions.k8s.io"
 _CONVERT_SECONDS = 30.0
-_log = structlog.get_logger("meltem.apiserver")
+_log = logging.getLogger("meltem.apiserver")
 
 
 class CrdManager:
@@ -89,7 +88,7 @@ class CrdManager:
             ApiError,
             MeltemError,
         ) as error:  # validated at admission: only a database of an older version gets here
-            _log.error("a CustomResourceDefinition cannot be served", crd=storage, error=str(error))
+            _log.error("%s cannot be served: %s", storage, error)
             return
         before = {r.api_version for r in self._registry.versions_of(storage)}
         self._registry.replace_custom(storage, resources)
@@ -106,7 +105,7 @@ class CrdManager:
                 try:
                     await self._reconcile(name)
                 except (ApiError, MeltemError) as error:
-                    _log.error("a CustomResourceDefinition was not reconciled", crd=name, error=str(error))
+                    _log.error("%s was not reconciled: %s", name, error)
 
     async def _reconcile(self, name: str) -> None:
         entry = self._store.head(Key(CRD_STORAGE, "", name))

@@ -7,9 +7,9 @@ without its innards.
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Awaitable, Callable, Mapping
 
-import structlog
 from aiohttp import web
 
 from meltem.errors import ApiError, BadRequest, Forbidden, MeltemError, ServerError
@@ -38,7 +38,7 @@ HANDLERS: Mapping[str, Handler] = {
     "delete": deletes.delete,
     "deletecollection": deletes.delete_collection,
 }
-_log = structlog.get_logger("meltem.apiserver")
+_log = logging.getLogger("meltem.apiserver")
 
 
 class Dispatcher:
@@ -69,7 +69,7 @@ class Dispatcher:
         except (ConnectionError, asyncio.CancelledError):
             raise
         except Exception:  # the last line of defence: one broken request must not take others along
-            _log.exception("request failed", method=request.method, path=request.path)
+            _log.exception("%s %s failed", request.method, request.path)
             return respond_error(
                 ServerError("an error on the server has prevented the request from succeeding; see its log")
             )

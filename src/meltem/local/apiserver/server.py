@@ -10,6 +10,7 @@ import asyncio
 import contextlib
 import errno
 import ipaddress
+import logging
 import socket
 import ssl
 from collections.abc import Sequence
@@ -17,7 +18,6 @@ from pathlib import Path
 from types import TracebackType
 
 import msgspec
-import structlog
 from aiohttp import web
 
 from meltem.clock import Clock, SystemClock
@@ -40,7 +40,7 @@ from meltem.local.apiserver.upstream import Upstream
 from meltem.local.apiserver.watch import Hub
 from meltem.local.config import ClusterConfig
 
-_log = structlog.get_logger("meltem.apiserver")
+_log = logging.getLogger("meltem.apiserver")
 _RETRY_SECONDS = 0.5
 
 
@@ -144,7 +144,7 @@ class ApiServer:
         self.port = listener.getsockname()[1]
         site = web.SockSite(self._runner, listener, ssl_context=server_tls(self._settings.config.pki), backlog=512)
         await site.start()
-        _log.info("listening", address=address, port=self.port)
+        _log.info("listening on %s, port %d", address, self.port)
 
     async def _bind_later(self, address: str) -> None:
         while True:
@@ -153,10 +153,10 @@ class ApiServer:
                 await self._bind(address)
             except OSError as error:
                 if error.errno != errno.EADDRNOTAVAIL:
-                    _log.error("cannot listen", address=address, error=str(error))
+                    _log.error("cannot listen on %s: %s", address, error)
                     return
             except EnvironmentError_ as error:
-                _log.error("cannot listen", address=address, error=str(error))
+                _log.error("cannot listen on %s: %s", address, error)
                 return
             else:
                 return
