@@ -78,9 +78,7 @@ def set_(
         async with settings.connect() as client:
             await check_set(client, name, revision, overwrite=overwrite, webhook_name=webhook_name)
             await set_tag(client, made, name, revision, namespace)
-        click.echo(
-            f'Revision tag "{name}" created, referencing control plane revision "{revision}". To enable injection using this'
-        )
+        click.echo(f'Revision tag "{name}" created, referencing control plane revision "{revision}".')
         label = "istio-injection=enabled" if name == "default" else f"istio.io/rev={name}"
         click.echo(f"To enable injection using this revision tag, use 'kubectl label namespace <NAMESPACE> {label}'")
 

@@ -27,7 +27,7 @@ from meltem.install.spec import Installation
 from meltem.install.wait import until_ready
 from meltem.kube.client import KubeClient
 from meltem.kube.resource_types import NAMESPACES
-from meltem.objects import JsonObject, labels_of, name_of, namespace_of, str_at
+from meltem.objects import JsonObject, labels_of, name_of, namespace_of, objects_at, str_at
 
 FIELD_MANAGER = "istio-operator"
 _AT_ONCE = 8
@@ -165,7 +165,8 @@ async def owned(client: KubeClient, selector: str, kinds: Iterable[tuple[str, st
             found = await client.list(rt, label_selector=selector)
         except NotFound:
             continue
-        out += found.items
+        # What a controller made of our objects (endpoint slices copy a service's labels) is that controller's.
+        out += [item for item in found.items if not objects_at(item, "metadata", "ownerReferences")]
     return out
 
 
