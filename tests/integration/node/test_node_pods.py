@@ -114,17 +114,10 @@ def test_a_container_that_fails_is_started_again_after_a_pause(cluster: Cluster,
 
 
 def test_a_liveness_probe_restarts_and_a_readiness_probe_takes_out(cluster: Cluster, pod: MakePod) -> None:
+    quick: JsonObject = {"periodSeconds": 1, "failureThreshold": 1}
     container: JsonObject = {
-        "livenessProbe": {
-            "exec": {"command": ["test", "!", "-e", "/tmp/sick"]},
-            "periodSeconds": 1,
-            "failureThreshold": 1,
-        },
-        "readinessProbe": {
-            "exec": {"command": ["test", "!", "-e", "/tmp/busy"]},
-            "periodSeconds": 1,
-            "failureThreshold": 1,
-        },
+        "livenessProbe": {"exec": {"command": ["test", "!", "-e", "/tmp/sick"]}, **quick},
+        "readinessProbe": {"exec": {"command": ["test", "!", "-e", "/tmp/busy"]}, **quick},
     }
     cluster.apply(pod("probed", FOREVER, container=container))
     cluster.wait_ready("probed")
@@ -154,7 +147,7 @@ def test_a_missing_secret_holds_the_pod_until_it_is_there(cluster: Cluster, pod:
     cluster.apply(
         pod(
             "held",
-            f"cat /v/key; {FOREVER}",
+            f"echo $(cat /v/key); {FOREVER}",
             container=container,
             volumes=[{"name": "v", "secret": {"secretName": "late"}}],
         )
@@ -166,7 +159,7 @@ def test_a_missing_secret_holds_the_pod_until_it_is_there(cluster: Cluster, pod:
     assert "ContainerCreating" in cluster.kubectl("get", "pod", "held")
     cluster.kubectl("create", "secret", "generic", "late", "--from-literal=key=value")
     cluster.wait_ready("held")
-    assert cluster.kubectl("logs", "held") == "value"
+    assert cluster.kubectl("logs", "held") == "value\n"
 
 
 def test_deleting_runs_the_hook_sends_the_signal_and_leaves_nothing(
@@ -223,6 +216,10 @@ def test_port_forward_reaches_the_pods_loopback(cluster: Cluster, pod: MakePod, 
     container: JsonObject = {
         "image": "python",
         "command": ["python3", "-m", "http.server", "--bind", "127.0.0.1", "8000"],
+        "readinessProbe": {
+            "exec": {"command": ["curl", "-sf", "http://127.0.0.1:8000/etc/hostname"]},
+            "periodSeconds": 1,
+        },
     }
     cluster.apply(pod(name, "", container=container))
     cluster.wait_ready(name)

@@ -134,7 +134,7 @@ def _build_root(spec: ContainerSpec) -> None:
     _opaque(upper, "/tmp", 0o1777)
     _opaque(upper, "/run", 0o755)
     for hidden in spec.hide:
-        if os.path.isdir(hidden):
+        if os.path.isdir(hidden) and not hidden.startswith(("/tmp/", "/run/")):
             _opaque(upper, hidden, 0o755)
     linux.mount("overlay", root, "overlay", linux.MS_NODEV, f"lowerdir=/,upperdir={upper},workdir={work}")
     for passage in spec.open_up:
