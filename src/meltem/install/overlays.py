@@ -26,7 +26,8 @@ _POD_FIELDS = ("affinity", "nodeSelector", "priorityClassName", "tolerations", "
 _CONTAINER_FIELDS = ("imagePullPolicy", "readinessProbe", "livenessProbe", "startupProbe", "lifecycle", "resources")
 _KNOWN = frozenset(
     (
-        *_POD_FIELDS, *_CONTAINER_FIELDS, "env", "envFrom", "hpaSpec", "podDisruptionBudget", "podAnnotations",
+        *_POD_FIELDS, *_CONTAINER_FIELDS, "env", "envFrom", "hpaSpec", "podDisruptionBudget",
+        "podAnnotations",
         "podLabels", "replicaCount", "service", "serviceAnnotations", "strategy", "securityContext", "volumeMounts", "overlays",
         "containerSecurityContext",
     )
