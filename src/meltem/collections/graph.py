@@ -279,6 +279,19 @@ class _Derived:
             self._reads[key] = reads
 
 
+_NOBODY = object()
+
+
+class _Rivals(Generic[V]):
+    """Several inputs that yield the same output key; `agreed` while all their values are equal."""
+
+    __slots__ = ("agreed", "offers")
+
+    def __init__(self, offers: dict[Hashable, V], *, agreed: bool) -> None:
+        self.offers = offers
+        self.agreed = agreed
+
+
 class _Derivation(Collection[K2, V2], _Derived):
     """A derived collection: computes the outputs of dirty input keys, merges them by output key."""
 
@@ -288,7 +301,7 @@ class _Derivation(Collection[K2, V2], _Derived):
         self._reads = {}
         self._failures = graph._failures
         self._outputs: dict[Hashable, Mapping[K2, V2]] = {}
-        self._contested: dict[K2, dict[Hashable, V2]] = {}
+        self._rivals: dict[K2, _Rivals[V2]] = {}
         self._owner: dict[K2, Hashable] = {}
 
     def _compute(self, reader: Reader, key: Hashable) -> Mapping[K2, V2] | None:
@@ -325,30 +338,35 @@ class _Derivation(Collection[K2, V2], _Derived):
             del self._outputs[key]
 
     def _offer(self, out: K2, key: Hashable, value: V2) -> None:
-        owner = self._owner.get(out)
-        if owner is None or (owner == key and out not in self._contested):
-            self._owner[out] = key
-            self._put(out, value)
-            return
-        rivals = self._contested.setdefault(out, {owner: self._values[out]})
-        rivals[key] = value
+        rivals = self._rivals.get(out)
+        if rivals is None:
+            owner = self._owner.get(out, _NOBODY)
+            if owner is _NOBODY or owner == key:
+                self._owner[out] = key
+                self._put(out, value)
+                return
+            rivals = self._rivals[out] = _Rivals({owner: self._values[out]}, agreed=True)
+        rivals.offers[key] = value
+        if rivals.agreed and value == self._values[out]:
+            return  # whoever is first, the value is the same
+        rivals.agreed = False
         self._elect(out, rivals)
 
     def _withdraw(self, out: K2, key: Hashable) -> None:
-        rivals = self._contested.get(out)
+        rivals = self._rivals.get(out)
         if rivals is None:
             self._owner.pop(out, None)
             self._put(out, None)
             return
-        rivals.pop(key, None)
-        self._elect(out, rivals)
-        if len(rivals) == 1:
-            del self._contested[out]
+        rivals.offers.pop(key, None)
+        if not rivals.agreed:
+            self._elect(out, rivals)
+        if len(rivals.offers) == 1:
+            del self._rivals[out]
+            self._owner[out] = next(iter(rivals.offers))
 
-    def _elect(self, out: K2, rivals: dict[Hashable, V2]) -> None:
-        winner = min(rivals, key=repr)
-        self._owner[out] = winner
-        self._put(out, rivals[winner])
+    def _elect(self, out: K2, rivals: _Rivals[V2]) -> None:
+        self._put(out, rivals.offers[min(rivals.offers, key=repr)])
 
 
 class _Map(_Derivation[K2, V2], Generic[K, V, K2, V2]):
