@@ -116,7 +116,7 @@ def crd(api: Any) -> Iterator[dict[str, Any]]:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         conditions = {
-            c["type"]: c["status"] for c in api.get(f"{path}/widgets.{group}").json["status"].get("conditions", [])
+            c["type"]: c["status"] for c in api.get(f"{path}/widgets.{group}").json["status"].get("conditions") or []
         }
         if conditions.get("Established") == "True" and api.get(f"/apis/{group}/v1/widgets").status == 200:
             break
