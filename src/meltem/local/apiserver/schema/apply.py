@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from typing import cast
 
 import msgspec
 
@@ -262,7 +263,7 @@ def _drop_unclaimed(schema: Schema, merged: JsonObject, last: FieldSet, managers
         others = fs.union(others, owned.fields)
     kept = fs.with_parents(fs.union(others, {"f:metadata": {}, "f:apiVersion": {}, "f:kind": {}}))
     gone = fs.difference(fs.with_parents(last), kept)
-    return st.without(schema, merged, gone) if gone else merged
+    return st.without(schema, merged, gone, others) if gone else merged
 
 
 def _forgiven(schema: Schema, live: JsonObject, manager: str) -> FieldSet:
@@ -271,7 +272,7 @@ def _forgiven(schema: Schema, live: JsonObject, manager: str) -> FieldSet:
     if manager != _KUBECTL or text is None:
         return {}
     try:
-        before = json.loads(text)
+        before = cast(Json, json.loads(text))
     except ValueError:
         return {}
     return st.to_set(schema, before) if isinstance(before, dict) else {}

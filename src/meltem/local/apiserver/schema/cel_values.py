@@ -85,10 +85,9 @@ class Optional(msgspec.Struct, frozen=True):
     value: Value = None
 
 
-Value: TypeAlias = (
-    "bool | int | float | str | bytes | list[Value] | dict[Value, Value] | Duration | Timestamp | Quantity | Address | Network"
-    " | Url | SemVer | Format | Type | Optional | None"
-)
+_Scalar: TypeAlias = "bool | int | float | str | bytes"
+_Object: TypeAlias = "Duration | Timestamp | Quantity | Address | Network | Url | SemVer | Format | Type | Optional"
+Value: TypeAlias = "_Scalar | _Object | list[Value] | dict[Value, Value] | None"
 
 _NAMES: dict[type, str] = {
     bool: "bool",
@@ -221,8 +220,8 @@ def divide(a: Value, b: Value) -> Value:
             quotient = abs(int(a)) // abs(int(b))
             return _whole(quotient if (a < 0) == (b < 0) else -quotient, a)
         if isinstance(a, float) and isinstance(b, float):
-            if b == 0:
-                return math.nan if a == 0 or math.isnan(a) else math.copysign(math.inf, a) * math.copysign(1, b)
+            if b == 0.0:
+                return math.nan if a == 0.0 or math.isnan(a) else math.copysign(math.inf, a) * math.copysign(1, b)
             return a / b
     raise no_overload("_/_", a, b)
 

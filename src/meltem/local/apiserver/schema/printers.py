@@ -318,7 +318,7 @@ def _signing_request(obj: JsonObject, now: float) -> list[Json]:
 def _api_service(obj: JsonObject, now: float) -> list[Json]:
     service = object_at(obj, "spec", "service")
     where = f"{str_at(service, 'namespace')}/{str_at(service, 'name')}" if service else "Local"
-    state = next((c for c in objects_at(obj, "status", "conditions") if c.get("type") == "Available"), {})
+    state = next((c for c in objects_at(obj, "status", "conditions") if c.get("type") == "Available"), JsonObject())
     shown = str_at(state, "status", default="Unknown")
     if shown != "True" and state.get("reason"):
         shown = f"{shown} ({str_at(state, 'reason')})"

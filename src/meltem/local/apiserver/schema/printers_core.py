@@ -87,7 +87,9 @@ class _PodState:
         self.last = max(self.last, str_at(status, "lastState", "terminated", "finishedAt"))
 
     def read(self) -> None:
-        gated = next((c for c in objects_at(self.obj, "status", "conditions") if c.get("type") == "PodScheduled"), {})
+        gated = next(
+            (c for c in objects_at(self.obj, "status", "conditions") if c.get("type") == "PodScheduled"), JsonObject()
+        )
         if gated.get("reason") == "SchedulingGated":
             self.reason = "SchedulingGated"
         initializing = self._init()

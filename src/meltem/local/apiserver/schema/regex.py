@@ -35,9 +35,9 @@ def compiled(pattern: str) -> Pattern | Refused:
     options = re2.Options()
     options.log_errors = False
     try:
-        return cast(Pattern, re2.compile(pattern, options))
-    except re2.error as error:
-        reason = error.args[0] if error.args else "not a regular expression"
+        return cast(Pattern, re2.compile(pattern, options))  # pyright: ignore[reportUnknownMemberType]
+    except cast(type[Exception], re2.error) as error:
+        reason: object = error.args[0] if error.args else "not a regular expression"
         return Refused(reason.decode(errors="replace") if isinstance(reason, bytes) else str(reason))
 
 

@@ -36,7 +36,6 @@ def kind_rules(schema: Schema, obj: JsonObject, old: JsonObject | None) -> Itera
     restricted = metadata_name_schema(schema)
     if restricted is not None:
         yield from check(restricted, obj.get("metadata"), "metadata")
-    yield from rules_cel.validations(schema, obj, old)
 
 
 @cache

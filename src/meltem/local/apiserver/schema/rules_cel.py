@@ -25,7 +25,7 @@ _REASONS = ("FieldValueInvalid", "FieldValueForbidden", "FieldValueRequired", "F
 _POLICY_NAMES = frozenset(("object", "oldObject", "request", "params", "namespaceObject", "authorizer", "variables"))
 
 
-def _has_rules(schema: Schema, depth: int = 0) -> bool:
+def has_rules(schema: Schema, depth: int = 0) -> bool:
     """Whether the node or anything below it has a rule; kept with the node."""
     known = schema.__dict__.get("has_rules")
     if isinstance(known, bool):
@@ -34,7 +34,7 @@ def _has_rules(schema: Schema, depth: int = 0) -> bool:
     if not schema.builtin and depth < _MAX_DEPTH:
         children = [*schema.properties.values(), schema.items, schema.additional]
         found = bool(objects_at(schema.raw, "x-kubernetes-validations")) or any(
-            _has_rules(c, depth + 1) for c in children if c is not None
+            has_rules(c, depth + 1) for c in children if c is not None
         )
     schema.__dict__["has_rules"] = found
     return found
@@ -42,12 +42,12 @@ def _has_rules(schema: Schema, depth: int = 0) -> bool:
 
 def validations(schema: Schema, obj: JsonObject, old: JsonObject | None) -> Iterator[FieldError]:
     """What the rules of the schema say against the object."""
-    if _has_rules(schema):
+    if has_rules(schema):
         yield from _walk(schema, obj, old, "", 0)
 
 
 def _walk(schema: Schema, value: Json, old: Json, path: str, depth: int) -> Iterator[FieldError]:
-    if value is None or depth > _MAX_DEPTH or not _has_rules(schema):
+    if value is None or depth > _MAX_DEPTH or not has_rules(schema):
         return
     rules = objects_at(schema.raw, "x-kubernetes-validations")
     if rules:

@@ -5,7 +5,7 @@ In: a pod spec (defaulted) and its path. Out: `FieldError`s.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 
 from meltem.errors import InvalidResource
 from meltem.local.apiserver.schema import checks as c
@@ -110,7 +110,7 @@ def _container_name(container: JsonObject, path: str, names: set[str]) -> Iterat
     names.add(name)
 
 
-def _volumes(spec: JsonObject, path: str) -> Iterator[FieldError]:
+def _volumes(spec: JsonObject, path: str) -> Generator[FieldError, None, set[str]]:
     names: set[str] = set()
     for index, volume in enumerate(objects_at(spec, "volumes")):
         here = f"{path}.volumes[{index}]"

@@ -126,24 +126,28 @@ def _list(schema: Schema, current: list[Json], patch: list[Json], order: Json) -
     return _ordered(merged, identities, wanted, current, key)
 
 
+def _is(item: Json, key: str, value: Json) -> bool:
+    return isinstance(item, dict) and item.get(key) == value
+
+
 def _map_list(schema: Schema, key: str, current: list[Json], patch: list[Json]) -> list[Json]:
     items = [v for v in patch if isinstance(v, dict)]
     directives = [v.get(_DIRECTIVE) for v in items]
     if "replace" in directives:
         return [_plain(v) for v in items if v.get(_DIRECTIVE) != "replace"]
-    merged = list(current)
+    merged: list[Json] = list(current)
     for item, directive in zip(items, directives, strict=True):
         if key not in item:
             raise BadRequest(
                 f"map: map[{' '.join(f'{k}:{v}' for k, v in item.items())}] does not contain declared merge key: {key}"
             )
         if directive == "delete":
-            merged = [m for m in merged if not (isinstance(m, dict) and m.get(key) == item[key])]
+            merged = [m for m in merged if not _is(m, key, item[key])]
             continue
         if directive not in (None, "merge"):
             raise BadRequest(f"unknown patch type found: {directive} in list")
-        at = next((i for i, m in enumerate(merged) if isinstance(m, dict) and m.get(key) == item[key]), None)
-        base = merged[at] if at is not None else {}
+        at = next((i for i, m in enumerate(merged) if _is(m, key, item[key])), None)
+        base = merged[at] if at is not None else None
         result = _object(schema.items, base if isinstance(base, dict) else {}, item)
         if at is None:
             merged.append(result)

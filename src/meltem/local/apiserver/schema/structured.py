@@ -192,23 +192,27 @@ def everything(schema: Schema | None, value: Json) -> FieldSet:
     return {".": {}, **inner} if inner else {}
 
 
-def without(schema: Schema | None, value: JsonObject, gone: FieldSet) -> JsonObject:
-    """The object without the paths; a map or list that only their removal emptied goes too."""
+def without(schema: Schema | None, value: JsonObject, gone: FieldSet, kept_by: FieldSet) -> JsonObject:
+    """The object without the paths; a map or list that their removal empties goes too, unless `kept_by` has it."""
     kept: JsonObject = {}
     for key, item in value.items():
         node = gone.get(f"f:{key}")
         if node is None:
             kept[key] = item
         elif not fs.holds(node):
-            left = _without(_child(schema, key)[0], item, fs.below(node))
+            owner = kept_by.get(f"f:{key}")
+            left = _without(_child(schema, key)[0], item, fs.below(node), owner)
             if left is not None:
                 kept[key] = left
     return kept
 
 
-def _without(schema: Schema | None, value: Json, gone: FieldSet) -> Json:
+def _without(schema: Schema | None, value: Json, gone: FieldSet, owner: FieldSet | None) -> Json:
+    mine = fs.below(owner) if owner is not None else {}
+    wanted = owner is not None and fs.holds(owner)
     if isinstance(value, dict):
-        return without(schema, value, gone) or None
+        left_over = without(schema, value, gone, mine)
+        return left_over if left_over or wanted else None
     if isinstance(value, list) and schema is not None and _granular_list(schema):
         kept: list[Json] = []
         for item in value:
@@ -216,10 +220,10 @@ def _without(schema: Schema | None, value: Json, gone: FieldSet) -> Json:
             if node is None:
                 kept.append(item)
             elif not fs.holds(node):
-                left = _without(schema.items, item, fs.below(node))
+                left = _without(schema.items, item, fs.below(node), mine.get(_item(schema, item)))
                 if left is not None:
                     kept.append(left)
-        return kept or None
+        return kept if kept or wanted else None
     return value
 
 
