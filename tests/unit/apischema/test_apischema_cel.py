@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,7 +11,6 @@ from hypothesis import strategies as st
 from meltem.errors import UserError
 from meltem.local.apiserver.schema.cel import CelError, compile_cel
 from meltem.objects import Json
-import contextlib
 
 SELF: dict[str, Json] = {"self": {"a": "x", "b": 1, "namespace": "n", "x-y": 3, "list": [1, 2, 3]}}
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -10,7 +12,6 @@ from meltem.errors import ApiError, BadRequest, Invalid
 from meltem.local.apiserver.schema.merge import json_patch, merge_patch, strategic_merge
 from meltem.local.apiserver.schema.types import builtin_schema
 from meltem.objects import Json, JsonObject, at, copy_json
-import contextlib
 
 DEPLOYMENT = builtin_schema("apps", "v1", "Deployment")
 SERVICE = builtin_schema("", "v1", "Service")

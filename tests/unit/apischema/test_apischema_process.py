@@ -266,7 +266,8 @@ def custom(**spec: object) -> JsonObject:
         (
             {"a": "1", "b": "2"},
             [
-                'spec: Invalid value: "object": "spec" must validate one and only one schema (oneOf). Found 2 valid alternatives'
+                'spec: Invalid value: "object": "spec" must validate one and only one schema (oneOf). '
+                "Found 2 valid alternatives"
             ],
         ),
     ],

@@ -1,8 +1,9 @@
 """Server-side apply, and who owns which field.
 
 In: the schema, the object as stored, what a client applies or has changed. Out: the new object with its
-`metadata.managedFields`. `now` is an RFC 3339 moment; it is written only where a manager's fields changed. Neither function
-defaults, prunes or validates: the server does that with the result, and stores nothing when it equals what it had.
+`metadata.managedFields`. `now` is an RFC 3339 moment; it is written only where a manager's fields changed. Neither
+function defaults, prunes or validates: the server does that with the result, and stores nothing when it equals what
+it had.
 """
 
 from __future__ import annotations
@@ -221,8 +222,8 @@ def apply(
 ) -> JsonObject:
     """The object after a server-side apply (`live` None: it is made).
 
-    Raises Conflict, with a cause for each field, where another manager owns a field that this would change and `force` is
-    off; ServerError, as Kubernetes does, for an applied object that the schema does not describe.
+    Raises Conflict, with a cause for each field, where another manager owns a field that this would change and
+    `force` is off; ServerError, as Kubernetes does, for an applied object that the schema does not describe.
     """
     what = f"/{name_of(applied)}; {api_version}, Kind={str_at(applied, 'kind')}"
     applied = _without_managers(applied)

@@ -1,7 +1,7 @@
 """What Kubernetes fills in for its built-in kinds, kind by kind.
 
-In: (group, version, kind) and an object, changed in place (`defaulting.default` owns the copy). What is allocated, such as
-cluster IPs and node ports, is not decided here.
+In: (group, version, kind) and an object, changed in place (`defaulting.default` owns the copy). What is allocated,
+such as cluster IPs and node ports, is not decided here.
 """
 
 from __future__ import annotations

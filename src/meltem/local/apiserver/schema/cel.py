@@ -1,11 +1,11 @@
 """The Common Expression Language as Kubernetes speaks it.
 
-In: an expression, then values. Out: a value. `compile_cel` turns text into nested functions once; evaluating counts steps, and
-stops an expression that takes too many.
+In: an expression, then values. Out: a value. `compile_cel` turns text into nested functions once; evaluating counts
+steps, and stops an expression that takes too many.
 
-An evaluator of our own, because neither Python implementation serves: the Rust binding is imported as `cel`, the name of a
-package in xds-protos, and has no way to add optionals, macros or Kubernetes' libraries; `cel-python` has those hooks, but takes
-most of a second to import, raises on optional syntax, and cannot bound an evaluation.
+An evaluator of our own, because neither Python implementation serves: the Rust binding is imported as `cel`, the name
+of a package in xds-protos, and has no way to add optionals, macros or Kubernetes' libraries; `cel-python` has those
+hooks, but takes most of a second to import, raises on optional syntax, and cannot bound an evaluation.
 """
 
 from __future__ import annotations

@@ -1,6 +1,8 @@
-"""CEL's standard functions, and the table of all functions: global ones by name, methods by name with the receiver first.
+"""CEL's standard functions, and the table of all functions: global ones by name, methods by name with the receiver
+first.
 
-In: the argument values. Out: a value; `CelError` where CEL has no overload for them, ValueError for text that cannot be read.
+In: the argument values. Out: a value; `CelError` where CEL has no overload for them, ValueError for text that cannot
+be read.
 """
 
 from __future__ import annotations

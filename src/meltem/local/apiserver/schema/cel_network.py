@@ -1,6 +1,7 @@
 """Kubernetes' CEL libraries of URLs, IP addresses and CIDRs.
 
-In: argument values, the receiver first. Out: a value; `CelError` where there is no such overload or the text cannot be read.
+In: argument values, the receiver first. Out: a value; `CelError` where there is no such overload or the text cannot
+be read.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """CEL text to a syntax tree.
 
-In: an expression. Out: a `Node`; UserError, saying where, for text that is no expression. Sizes and depths are bounded, because
-expressions come from users.
+In: an expression. Out: a `Node`; UserError, saying where, for text that is no expression. Sizes and depths are
+bounded, because expressions come from users.
 """
 
 from __future__ import annotations
@@ -53,7 +53,7 @@ _ESCAPE = re.compile(r"\\(?:[xX]([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]
 
 
 class Node(msgspec.Struct, frozen=True):
-    """`kind`: literal, uint, name, select, index, call, member, list, map, optselect, optindex, message. `args`: the operands."""
+    """`kind`: literal, uint, name, select, index, call, member, list, map, optselect, optindex. `args`: its operands."""
 
     kind: str
     value: Literal = None

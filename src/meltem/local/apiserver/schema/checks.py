@@ -68,7 +68,8 @@ def int_or_percent(value: Json, path: str) -> Iterator[FieldError]:
         yield f.bad_value(
             path,
             value,
-            "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or '93%', regex used for "
+            "a valid percent string must be a numeric string followed by an ending '%' (e.g. '1%',  or "
+            "'93%', regex used for "
             "validation is '[0-9]+%')",
         )
     elif isinstance(value, int) and value < 0:
@@ -99,7 +100,8 @@ def config_key(key: str, path: str) -> Iterator[FieldError]:
         yield f.bad_value(
             path,
             key,
-            "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  or 'KEY_NAME',  or "
+            "a valid config key must consist of alphanumeric characters, '-', '_' or '.' (e.g. 'key.name',  "
+            "or 'KEY_NAME',  or "
             "'key-name', regex used for validation is '[-._a-zA-Z0-9]+')",
         )
     elif key in (".", "..") or key.startswith(".."):

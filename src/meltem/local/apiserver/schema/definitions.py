@@ -1,7 +1,7 @@
 """The definitions of Kubernetes' own types, from the package `kubernetes-validate` (JSON Schema, 1.36).
 
-Parsed once a process, on first use (about 25 ms, 10 MiB). The package's form is undone on the way in: nullable unions become
-plain types, and references lose their prefix.
+Parsed once a process, on first use (about 25 ms, 10 MiB). The package's form is undone on the way in: nullable unions
+become plain types, and references lose their prefix.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """A field that cannot be used, in the API server's words.
 
-`FieldError` carries the path, the reason (a cause's `reason`) and the message (a cause's `message`); the functions below make
-the messages in the forms that Kubernetes' `field` package has; `invalid` makes the Status error of several.
+`FieldError` carries the path, the reason (a cause's `reason`) and the message (a cause's `message`); the functions
+below make the messages in the forms that Kubernetes' `field` package has; `invalid` makes the Status error of
+several.
 """
 
 from __future__ import annotations

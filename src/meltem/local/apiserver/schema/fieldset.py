@@ -1,7 +1,7 @@
 """Sets of field paths in the form of FieldsV1, the trie that `managedFields` carries.
 
-A node is a JSON object. Its keys are path elements: `f:<field>`, `k:<keys of a list item>`, `v:<value in a set>`. A node that is
-empty, or that has the key `.`, is itself in the set; the root is not. Nodes are never changed once made.
+A node is a JSON object. Its keys are path elements: `f:<field>`, `k:<keys of a list item>`, `v:<value in a set>`. A
+node that is empty, or that has the key `.`, is itself in the set; the root is not. Nodes are never changed once made.
 """
 
 from __future__ import annotations

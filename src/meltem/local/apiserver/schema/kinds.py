@@ -1,7 +1,7 @@
 """The built-in kinds that the local API server serves: names, scope, verbs and subresources as Kubernetes has them.
 
-In: nothing. Out: `builtin_kinds()`, in the order in which `kubectl api-resources` lists them within a group. Kinds that are only
-ever posted (reviews, bindings) have `create` as their one verb.
+In: nothing. Out: `builtin_kinds()`, in the order in which `kubectl api-resources` lists them within a group. Kinds
+that are only ever posted (reviews, bindings) have `create` as their one verb.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """The three kinds of patch: JSON Patch (RFC 6902), JSON Merge Patch (RFC 7396), and Kubernetes' strategic merge.
 
-In: an object and a patch, both plain JSON. Out: a new object. A patch that does not apply raises `meltem.errors`: BadRequest for
-one that is malformed, Invalid for one whose path or `test` does not fit the object, as the API server answers.
+In: an object and a patch, both plain JSON. Out: a new object. A patch that does not apply raises `meltem.errors`:
+BadRequest for one that is malformed, Invalid for one whose path or `test` does not fit the object, as the API server
+answers.
 """
 
 from __future__ import annotations

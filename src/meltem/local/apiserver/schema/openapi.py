@@ -1,9 +1,9 @@
 """The OpenAPI documents that clients download: version 3 a group-version (kubectl), version 2 whole (older clients).
 
-In: the served kinds and the CustomResourceDefinition objects. Out: the index as JSON, documents as encoded JSON. They carry
-what clients read: every schema with its descriptions, merge keys and list types; and for each resource its paths with
-the kind they serve and the query parameters they take. What a document depends on is in its URL's hash, so that clients may
-keep it for ever.
+In: the served kinds and the CustomResourceDefinition objects. Out: the index as JSON, documents as encoded JSON. They
+carry what clients read: every schema with its descriptions, merge keys and list types; and for each resource its
+paths with the kind they serve and the query parameters they take. What a document depends on is in its URL's hash, so
+that clients may keep it for ever.
 """
 
 from __future__ import annotations

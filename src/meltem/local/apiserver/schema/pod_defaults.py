@@ -1,7 +1,7 @@
 """What Kubernetes fills in for a pod: in a Pod itself, and in the pod templates of workloads.
 
-In: a pod `spec`, changed in place (the caller owns the copy). A template gets less than a pod: service links and requests that
-follow limits are decided when the pod is made.
+In: a pod `spec`, changed in place (the caller owns the copy). A template gets less than a pod: service links and
+requests that follow limits are decided when the pod is made.
 """
 
 from __future__ import annotations

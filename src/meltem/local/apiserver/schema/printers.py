@@ -1,7 +1,7 @@
 """The columns of the built-in kinds and how their cells are made.
 
-`printers()` maps (group, kind) to a `Printer`; pods have a module of their own. Every row function takes the object and the time
-in seconds since the epoch.
+`printers()` maps (group, kind) to a `Printer`; pods have a module of their own. Every row function takes the object
+and the time in seconds since the epoch.
 """
 
 from __future__ import annotations

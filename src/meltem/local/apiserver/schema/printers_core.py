@@ -31,7 +31,10 @@ def printers() -> dict[tuple[str, str], tuple[str, Callable[[JsonObject, float],
     """(group, kind) → the columns' specification and the row function."""
     events = "Last_Seen Type Reason Object +Subobject +Source Message +First_Seen +Count +Name"
     claims = "Name Status Volume Capacity Access_Modes StorageClass VolumeAttributesClass Age +VolumeMode"
-    volumes = "Name Capacity Access_Modes Reclaim_Policy Status Claim StorageClass VolumeAttributesClass Reason Age +VolumeMode"
+    volumes = (
+        "Name Capacity Access_Modes Reclaim_Policy Status Claim StorageClass VolumeAttributesClass Reason Age "
+        "+VolumeMode"
+    )
     nodes = "Name Status Roles Age Version +Internal-IP +External-IP +OS-Image +Kernel-Version +Container-Runtime"
     return {
         ("", "Pod"): ("Name Ready Status Restarts Age +IP +Node +Nominated_Node +Readiness_Gates", _pod),

@@ -21,7 +21,8 @@ _BLOCKING = ("FieldValueRequired", "FieldValueTypeInvalid", "FieldValueTooLong",
 _SKIPPED = bad_value(
     "<nil>",
     None,
-    "some validation rules were not checked because the object was invalid; correct the existing errors to complete validation",
+    "some validation rules were not checked because the object was invalid; correct the existing "
+    "errors to complete validation",
 )
 
 

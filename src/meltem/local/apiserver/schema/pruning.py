@@ -1,7 +1,8 @@
-"""Dropping what a schema does not know, as decoding into Kubernetes' types does (built-in kinds) or pruning (custom ones).
+"""Dropping what a schema does not know, as decoding into Kubernetes' types does (built-in kinds) or pruning (custom
+ones).
 
-Built-in kinds also lose what their Go types would not write back: nulls, and empty lists and maps of optional fields. Custom
-resources keep both, as Kubernetes does.
+Built-in kinds also lose what their Go types would not write back: nulls, and empty lists and maps of optional fields.
+Custom resources keep both, as Kubernetes does.
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ _NONE: frozenset[str] = frozenset()
 
 
 def prune(schema: Schema, obj: JsonObject) -> tuple[JsonObject, list[str]]:
-    """The object without fields that the schema does not know (a new object), and their paths (`spec.containers[0].foo`)."""
+    """A new object without the fields that the schema does not know, and their paths (`spec.containers[0].foo`)."""
     unknown: list[str] = []
     return _object(schema, obj, "", unknown, 0), unknown
 
@@ -100,7 +101,8 @@ def _array(schema: Schema, values: list[Json], path: str, unknown: list[str], de
 
 
 def decode_problem(schema: Schema, obj: JsonObject) -> str:
-    """The first value of the wrong JSON type in a built-in kind, in the words of the API server's decoder; empty when none.
+    """The first value of the wrong JSON type in a built-in kind, in the words of the API server's decoder; empty when
+    none.
 
     A server answers it with 400: `Deployment in version "v1" cannot be handled as a Deployment: ` and this text.
     """

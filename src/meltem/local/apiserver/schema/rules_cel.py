@@ -1,7 +1,7 @@
 """The CEL rules of custom resources (`x-kubernetes-validations`) and the expressions of admission policies.
 
-In: a CRD's schema, the object, the object before the update. Out: `FieldError`s. Rules that read `oldSelf` run only where there
-is an old value, unless `optionalOldSelf` says otherwise.
+In: a CRD's schema, the object, the object before the update. Out: `FieldError`s. Rules that read `oldSelf` run only
+where there is an old value, unless `optionalOldSelf` says otherwise.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def _failure(schema: Schema, rule: JsonObject, variables: dict[str, Value], valu
 
 
 def adapt(schema: Schema | None, value: Json) -> Value:
-    """JSON as CEL sees it through the schema: numbers as doubles, moments and durations as such, unknown fields hidden."""
+    """JSON as CEL sees it through the schema: numbers as doubles, moments as such, unknown fields hidden."""
     if isinstance(value, dict):
         found: dict[Value, Value] = {}
         for key, item in value.items():

@@ -121,7 +121,8 @@ def claim(obj: JsonObject, old: JsonObject | None) -> Iterator[FieldError]:
         if {k: v for k, v in spec.items() if k not in free} != {k: v for k, v in before.items() if k not in free}:
             yield f.forbidden(
                 "spec",
-                "spec is immutable after creation except resources.requests and volumeAttributesClassName for bound claims",
+                "spec is immutable after creation except resources.requests and volumeAttributesClassName for "
+                "bound claims",
             )
 
 

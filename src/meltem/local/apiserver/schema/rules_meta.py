@@ -56,7 +56,8 @@ def metadata_rules(check_name: NameCheck, obj: JsonObject, old: JsonObject | Non
                 shown = ", ".join(f.shown(x) for x in added)
                 yield f.forbidden(
                     "metadata.finalizers",
-                    f"no new finalizers can be added if the object is being deleted, found new finalizers []string{{{shown}}}",
+                    "no new finalizers can be added if the object is being deleted, found new finalizers "
+                    f"[]string{{{shown}}}",
                 )
 
 
@@ -107,7 +108,8 @@ def _owners(metadata: JsonObject) -> Iterator[FieldError]:
         yield f.bad_value(
             "metadata.ownerReferences",
             list[Json](controllers),
-            f'Only one reference can have Controller set to true. Found "true" in references for {names[0]} and {names[1]}',
+            'Only one reference can have Controller set to true. Found "true" in references for '
+            f"{names[0]} and {names[1]}",
         )
 
 

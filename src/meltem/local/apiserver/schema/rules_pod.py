@@ -232,7 +232,8 @@ def _env(container: JsonObject, path: str) -> Iterator[FieldError]:
             yield f.bad_value(
                 f"{here}.valueFrom",
                 "",
-                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or `fileKeyRef`",
+                "must specify one of: `fieldRef`, `resourceFieldRef`, `configMapKeyRef`, `secretKeyRef` or "
+                "`fileKeyRef`",
             )
         elif str_at(variable, "value"):
             yield f.bad_value(f"{here}.valueFrom", "", "may not be specified when `value` is not empty")

@@ -1,8 +1,8 @@
 """Kubernetes' strategic merge patch: merge by the keys that a kind's schema names.
 
 In: the kind's schema, the object, the patch. Out: the new object. Directives: `$patch` (merge, replace, delete),
-`$deleteFromPrimitiveList/<field>`, `$setElementOrder/<field>`, `$retainKeys`. Custom resources have no such schema; the API
-server refuses this patch type for them before it gets here.
+`$deleteFromPrimitiveList/<field>`, `$setElementOrder/<field>`, `$retainKeys`. Custom resources have no such schema;
+the API server refuses this patch type for them before it gets here.
 """
 
 from __future__ import annotations
@@ -159,7 +159,7 @@ def _map_list(schema: Schema, key: str, current: list[Json], patch: list[Json]) 
 def _ordered(
     merged: list[Json], identities: list[Json], wanted: list[Json], current: list[Json], key: str
 ) -> list[Json]:
-    """Items that the patch orders stand in its order; the server's own keep their place relative to those before them."""
+    """Items that the patch orders stand in its order; the server's own keep their place among them."""
     rank = {_hashable(w): i for i, w in enumerate(wanted)}
     listed = sorted(
         (i for i in range(len(merged)) if _hashable(identities[i]) in rank),

@@ -1,7 +1,7 @@
 """Objects as trees of fields with owners: which paths an object has, merging two, comparing two, taking paths away.
 
-In: a schema and plain JSON. Out: `FieldSet`s and new objects. Lists of type map and set are merged item by item, maps and
-structs field by field; atomic lists and maps, and what no schema describes but lists, are one value each.
+In: a schema and plain JSON. Out: `FieldSet`s and new objects. Lists of type map and set are merged item by item, maps
+and structs field by field; atomic lists and maps, and what no schema describes but lists, are one value each.
 """
 
 from __future__ import annotations
@@ -228,7 +228,7 @@ def _without(schema: Schema | None, value: Json, gone: FieldSet, owner: FieldSet
 
 
 def check_applied(schema: Schema, obj: JsonObject, what: str) -> None:
-    """Raises for an applied object whose lists have no identity: keys left out, or the same item twice, or unknown fields."""
+    """Raises for an applied object whose lists have no identity: no keys, one item twice, or unknown fields."""
     problems: list[str] = []
     _problems(schema, obj, "", problems)
     if problems:

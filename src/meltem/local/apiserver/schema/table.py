@@ -1,7 +1,8 @@
 """What `kubectl get` shows: the columns of a kind and the cells of an object (metav1.Table).
 
-In: the kind, the object, a CRD version's `additionalPrinterColumns` for custom resources, the time. Out: column definitions and
-cells, as the API server makes them; kubectl leaves out columns of priority above 0 unless asked for `-o wide`.
+In: the kind, the object, a CRD version's `additionalPrinterColumns` for custom resources, the time. Out: column
+definitions and cells, as the API server makes them; kubectl leaves out columns of priority above 0 unless asked for
+`-o wide`.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """A schema as one tree of nodes, the same for built-in kinds and for custom resources.
 
-In: a kind's (group, version, kind), or a CRD's `openAPIV3Schema`. Out: `Schema`, whose children are made when first asked
-for and kept, so that a process pays for the parts of Kubernetes that it meets, once.
+In: a kind's (group, version, kind), or a CRD's `openAPIV3Schema`. Out: `Schema`, whose children are made when first
+asked for and kept, so that a process pays for the parts of Kubernetes that it meets, once.
 """
 
 from __future__ import annotations
@@ -34,8 +34,9 @@ _ANYTHING = frozenset(
 class Schema:
     """One node. What the API server asks often is an attribute; the rest is in `raw`.
 
-    `type`: object, array, string, integer, number, boolean, or empty where anything goes. `properties` are the known fields,
-    `additional` is the schema of a map's values, `items` of a list's. `list_type`: atomic, set, map, or empty.
+    `type`: object, array, string, integer, number, boolean, or empty where anything goes. `properties` are the known
+    fields, `additional` is the schema of a map's values, `items` of a list's. `list_type`: atomic, set, map, or
+    empty.
     """
 
     def __init__(

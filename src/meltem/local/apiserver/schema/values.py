@@ -1,7 +1,7 @@
 """Checking an object against its schema: the rules that OpenAPI itself can say.
 
-In: a `Schema`, the object, the object before the change. Out: `FieldError`s in the API server's words. The rules that belong
-to a kind (names, ports, selectors, what may change) stand in `rules_*`; `process.validate` joins the two.
+In: a `Schema`, the object, the object before the change. Out: `FieldError`s in the API server's words. The rules that
+belong to a kind (names, ports, selectors, what may change) stand in `rules_*`; `process.validate` joins the two.
 """
 
 from __future__ import annotations
