@@ -53,7 +53,7 @@ _ESCAPE = re.compile(r"\\(?:[xX]([0-9a-fA-F]{2})|u([0-9a-fA-F]{4})|U([0-9a-fA-F]
 
 
 class Node(msgspec.Struct, frozen=True):
-    """`kind`: literal, uint, name, select, index, call, member, list, map, optselect, optindex. `args`: its operands."""
+    """`kind`: literal, uint, name, select, index, call, member, list, map, optselect, optindex. `args`: operands."""
 
     kind: str
     value: Literal = None
