@@ -281,3 +281,15 @@ def test_containers_survive_the_node_process(cluster: Cluster, pod: MakePod) -> 
     after = objects_at(cluster.pod("survivor"), "status", "containerStatuses")[0]
     assert str_at(after, "containerID") == str_at(before, "containerID")
     assert int_at(after, "restartCount") == 0
+
+
+def test_an_ephemeral_container_looks_into_a_running_one(cluster: Cluster, pod: MakePod) -> None:
+    cluster.apply(pod("patient", FOREVER))
+    cluster.wait_ready("patient")
+    guest = ["debug", "patient", "--image=busybox", "--target=main", "-c", "guest", "--", "sh", "-c"]
+    cluster.kubectl(*guest, "cat /proc/1/cmdline | tr '\\0' ' '; echo; sleep 100")
+    cluster.wait(
+        "the guest's output", lambda: cluster.kubectl("logs", "patient", "-c", "guest", check=False).strip() != ""
+    )
+    assert "trap" in cluster.kubectl("logs", "patient", "-c", "guest"), "process 1 is the other container's"
+    assert at(cluster.pod("patient"), "status", "ephemeralContainerStatuses", 0, "state", "running") is not None

@@ -14,6 +14,8 @@ def main() -> int:
     parser.add_argument("--home", required=True, type=Path, help="directory of the cluster (it has cluster.json)")
     parser.add_argument("verb", nargs="?", default="run", choices=("run", "teardown", "preflight"))
     options = parser.parse_args()
+    # structlog loads rich for pretty tracebacks wherever it is installed: 4 MiB that a daemon has no use for.
+    sys.modules.setdefault("rich", None)  # pyright: ignore[reportArgumentType]
     try:
         if options.verb == "preflight":
             from meltem.local.node.preflight import preflight

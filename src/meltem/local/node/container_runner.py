@@ -14,10 +14,13 @@ import os
 import secrets
 import signal
 
+import msgspec
+
 from meltem.errors import ApiError, InvalidResource
 from meltem.local.images import Image, NoImage
+from meltem.local.node import records
 from meltem.local.node.actions import Target, read_limited
-from meltem.local.node.container_spec import Parts, build, process_spec, stop_signal
+from meltem.local.node.container_spec import Parts, Sandbox, build, process_spec, stop_signal
 from meltem.local.node.environment import MissingReference, command_line, environment
 from meltem.local.node.pid_sandbox import ensure_pid_namespace
 from meltem.local.node.pod_context import PodContext
@@ -38,6 +41,7 @@ class Kind(enum.Enum):
     INIT = "init"
     SIDECAR = "sidecar"
     APP = "app"
+    EPHEMERAL = "ephemeral"
 
 
 def kind_of(container: JsonObject, *, init: bool) -> Kind:
@@ -86,6 +90,8 @@ class ContainerRunner:
 
     def _starts_again(self, code: int) -> bool:
         policy = self._context.restart_policy
+        if self.kind is Kind.EPHEMERAL:
+            return False
         if self.kind is Kind.SIDECAR:
             return True
         if self.kind is Kind.INIT:
@@ -161,7 +167,7 @@ class ContainerRunner:
         identifier = secrets.token_hex(32)
         spec = build(
             context.pod,
-            context.sandbox,
+            self._sandbox(),
             Parts(
                 container=self.container,
                 image=image,
@@ -194,6 +200,15 @@ class ContainerRunner:
         record.waiting_reason = record.waiting_message = ""
         context.changed()
         context.event("Normal", "Started", f"Started container {self.name}", self.name)
+
+    def _sandbox(self) -> Sandbox:
+        """The pod's; an ephemeral container joins the processes of the container that it is to look into."""
+        sandbox = self._context.sandbox
+        target = self._context.containers.get(str_at(self.container, "targetContainerName"))
+        if target is None or not target.running or sandbox.shared_pid:
+            return sandbox
+        state = records.read(self._context.paths.container(target.id) / "state.json", ContainerState)
+        return msgspec.structs.replace(sandbox, shared_pid=f"/proc/{state.pid}/ns/pid") if state else sandbox
 
     async def _forget(self, identifier: str) -> None:
         if not identifier:

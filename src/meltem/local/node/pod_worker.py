@@ -31,10 +31,12 @@ class PodWorker:
         self._dirty = asyncio.Event()
         self._volumes_dirty = asyncio.Event()
         self._stop = asyncio.Event()
+        self._ephemeral = asyncio.Event()
         self._gone = False
         self._grace: float | None = None
         self.context = PodContext(node, pod, self._dirty.set)
         self.runners: dict[str, ContainerRunner] = {}
+        self._guests: list[asyncio.Task[None]] = []
         self._last_status: JsonObject = {}
 
     @property
@@ -50,6 +52,7 @@ class PodWorker:
         if str_at(pod, "metadata", "deletionTimestamp"):
             grace = int_at(pod, "metadata", "deletionGracePeriodSeconds", default=30)
             self.stop(float(grace))
+        self._ephemeral.set()
         if old.get("metadata") != pod.get("metadata"):
             self._volumes_dirty.set()
             self._dirty.set()
@@ -133,11 +136,24 @@ class PodWorker:
         await adopt(self.context)
         async with asyncio.TaskGroup() as group:
             keeper = group.create_task(self._keep_volumes_fresh())
+            guests = group.create_task(self._run_ephemeral(group))
             sidecars = await self._run_inits(group)
             if sidecars is not None:
                 await self._run_apps(group)
-            for task in (keeper, *(sidecars or ())):
+            for task in (keeper, guests, *self._guests, *(sidecars or ())):
                 task.cancel()
+
+    async def _run_ephemeral(self, group: asyncio.TaskGroup) -> None:
+        """Starts ephemeral containers (kubectl debug) as they are added to the pod."""
+        while True:
+            for container in objects_at(self.pod, "spec", "ephemeralContainers"):
+                name = str_at(container, "name")
+                if name not in self.runners:
+                    self.runners[name] = ContainerRunner(self.context, container, Kind.EPHEMERAL)
+                    self.context.record(name).waiting_reason = "ContainerCreating"
+                    self._guests.append(group.create_task(self.runners[name].run()))
+            await self._ephemeral.wait()
+            self._ephemeral.clear()
 
     async def _run_inits(self, group: asyncio.TaskGroup) -> list[asyncio.Task[None]] | None:
         """Init containers in order; the tasks of sidecars, or None when one failed for good."""

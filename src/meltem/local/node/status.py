@@ -35,6 +35,9 @@ def pod_status(context: PodContext) -> JsonObject:
     }
     if inits:
         status["initContainerStatuses"] = [_container(context, c, kind_of(c, init=True)) for c in inits]
+    guests = objects_at(pod, "spec", "ephemeralContainers")
+    if guests:
+        status["ephemeralContainerStatuses"] = [_container(context, c, Kind.EPHEMERAL) for c in guests]
     if record.ip:
         status["podIP"] = record.ip
         status["podIPs"] = [{"ip": record.ip}]
