@@ -92,7 +92,11 @@ def load_table(home: Path | None = None) -> ImageTable:
 def samples_directory() -> Path:
     """The sample programs: `samples` of the source tree, else of the installed package."""
     package = Path(meltem.__file__).resolve().parent
-    for candidate in (package.parent.parent / "samples", package / "samples", Path(sys.prefix) / "share/meltem/samples"):
+    for candidate in (
+        package.parent.parent / "samples",
+        package / "samples",
+        Path(sys.prefix) / "share/meltem/samples",
+    ):
         if candidate.is_dir():
             return candidate
     return package.parent.parent / "samples"
