@@ -39,7 +39,7 @@ def passages(paths: Iterable[str]) -> list[str]:
     result: dict[str, None] = {}
     for path in paths:
         for parent in reversed([PurePosixPath(path), *PurePosixPath(path).parents]):
-            if str(parent) != "/" and Path(parent).is_dir() and not Path(parent).stat().st_mode & 0o001:
+            if str(parent) != "/" and Path(parent).is_dir() and Path(parent).stat().st_mode & 0o011 != 0o011:
                 result[str(parent)] = None
     return list(result)
 

@@ -140,8 +140,7 @@ def _build_root(spec: ContainerSpec) -> None:
     for passage in spec.open_up:
         with contextlib.suppress(OSError):
             mode = stat.S_IMODE(os.stat(root + passage).st_mode)
-            if not mode & stat.S_IXOTH:
-                os.chmod(root + passage, mode | stat.S_IXOTH)
+            os.chmod(root + passage, mode | stat.S_IXGRP | stat.S_IXOTH)  # a user may be of the owner's group
     for directory in ("/proc", "/sys", "/dev", "/run/lock", _OLD):
         os.makedirs(root + directory, exist_ok=True)
     os.chmod(root + "/run/lock", 0o1777)
