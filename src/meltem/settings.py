@@ -96,7 +96,7 @@ def read_settings(environ: Mapping[str, str]) -> tuple[Settings, tuple[str, ...]
         if not text:
             continue
         if field.type is bool:
-            if name == "ENABLE_NATIVE_SIDECARS" and text.lower() == "unset":
+            if name == "ENABLE_NATIVE_SIDECARS" and text.lower() in ("unset", "auto"):
                 continue
             values[field.name] = _flag(name, text)
         elif field.type is float:
