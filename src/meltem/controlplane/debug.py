@@ -7,7 +7,7 @@ everybody may look; from elsewhere only a service account of istiod's own namesp
 from __future__ import annotations
 
 import ipaddress
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import cast
 
 import msgspec
@@ -19,6 +19,8 @@ from meltem.controlplane.feed import Feed
 from meltem.controlplane.mesh import MeshSettings
 from meltem.engine import Engine
 from meltem.errors import MeltemError
+from meltem.graph.endpoints import EndpointSource
+from meltem.graph.model import Endpoint
 from meltem.objects import Json, JsonObject
 from meltem.resources.base import Message, Resource
 from meltem.resources.base import encode_hook as resource_hook
@@ -198,12 +200,17 @@ class Debug:
 
     def _endpoints(self) -> list[Json]:
         by_service: dict[str, list[Json]] = {}
-        for key, some in self._engine.mesh.endpoints.items():
-            by_service.setdefault(_key(key[:1] if len(key) == 1 else key), []).extend(_plain(e) for e in some)
+        for key, some in self._all_endpoints():
+            by_service.setdefault(_key(key[0]), []).extend(_plain(e) for e in some)
         return [{"svc": name, "ep": eps} for name, eps in sorted(by_service.items())]
 
+    def _all_endpoints(self) -> Iterator[tuple[EndpointSource, tuple[Endpoint, ...]]]:
+        mesh = self._engine.mesh
+        for part in (mesh.slice_endpoints, mesh.listed_endpoints, mesh.selected_endpoints):
+            yield from part.items()
+
     def _shards(self) -> Json:
-        return {_key(key): [_plain(e) for e in some] for key, some in self._engine.mesh.endpoints.items()}
+        return {_key(key): [_plain(e) for e in some] for key, some in self._all_endpoints()}
 
     def _registry(self) -> list[Json]:
         return [_plain(s) for _, s in sorted(self._engine.mesh.services.items(), key=lambda i: repr(i[0]))]

@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Callable, Mapping
+from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
 from typing import Protocol
 
 import msgspec
-import structlog
 
 from meltem.clock import Clock
-from meltem.errors import UserError
+from meltem.errors import MeltemError, UserError
 from meltem.generate.bundle import Attachment, Notice
 from meltem.view.proxy import Proxy
 from meltem.xds.subscription import TypeStatus
@@ -57,6 +56,10 @@ class ConnectionLimits(msgspec.Struct, frozen=True):
 
 class TooSlow(UserError):
     """The client does not read what it is sent."""
+
+
+class ClientGone(MeltemError):
+    """The client ended the connection."""
 
 
 class SendBudget:
@@ -185,14 +188,14 @@ class Connection:
             finally:
                 timer.cancel()
 
-    async def _within(self, seconds: float, writing: object) -> None:
+    async def _within(self, seconds: float, writing: Awaitable[None]) -> None:
         try:
             async with asyncio.timeout(seconds):
-                await writing  # type: ignore[misc]
+                await writing
         except TimeoutError:
             raise TooSlow(f"has not read a message for {seconds:g} s") from None
+        except Exception as error:  # gRPC's own class for it is private
+            if type(error).__name__ == "ExecuteBatchError":
+                raise ClientGone("has gone in the middle of a message") from None
+            raise
 
-
-def log_of(connection: Connection) -> structlog.stdlib.BoundLogger:
-    """A logger that names the connection and its proxy."""
-    return structlog.stdlib.get_logger("ads").bind(proxy=connection.proxy.id, connection=connection.id)

@@ -22,7 +22,7 @@ from meltem.errors import MeltemError, UserError
 from meltem.objects import JsonObject
 from meltem.view.proxy import NOWHERE, Locality, Proxy, parse_proxy
 from meltem.xds.auth import NotYours, check_claim
-from meltem.xds.connection import Connection, ConnectionLimits, TooSlow
+from meltem.xds.connection import ClientGone, Connection, ConnectionLimits, TooSlow
 from meltem.xds.metrics import XdsMetrics
 from meltem.xds.push import Connections
 from meltem.xds.session import DeltaSession
@@ -46,7 +46,6 @@ class Context(Protocol):
     def peer(self) -> str: ...
     def invocation_metadata(self) -> object: ...
     def auth_context(self) -> object: ...
-    def done(self) -> bool: ...
 
 
 class DebugSource(Protocol):
@@ -101,9 +100,9 @@ class DiscoveryServer:
         except ExceptionGroup as group:
             error = first(group)
             if not isinstance(error, MeltemError):
-                if context.done():
-                    return  # the client has gone in the middle of a message
                 raise
+        if isinstance(error, ClientGone):
+            return
         code = _status_of(error)
         reason = str(error)
         log.warning("stream refused", peer=peer, code=code.name, reason=reason.replace("\n", " "))

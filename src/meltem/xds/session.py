@@ -40,6 +40,7 @@ NAMED_TYPES = frozenset({ENDPOINT, ROUTE, SECRET, EXTENSION_CONFIG})
 REPORT_TYPES = frozenset({PREFIX + "istio.v1.HealthInformation"})
 """Types in which clients tell, and expect no answer."""
 _ORDER = (SECRET, EXTENSION_CONFIG, CLUSTER, ENDPOINT, LISTENER, ROUTE, VIRTUAL_HOST)
+_REMOVALS = "removal of clusters"
 _CHUNKED = frozenset({CLUSTER, ENDPOINT})
 _NAMES_CULPRITS = frozenset({CLUSTER, LISTENER})
 """Types of which Envoy takes the good resources of a response and names the bad ones in its error."""
@@ -349,7 +350,7 @@ class DeltaSession:
         known = self._subscriptions.get(CLUSTER)
         if known is None or not known.gone or known.inflight is not None:
             return None
-        if self._gated(CLUSTER, now):
+        if self._gated(_REMOVALS, now):
             return None
         removed = tuple(known.gone)
         known.gone = {}
@@ -373,7 +374,7 @@ class DeltaSession:
 
     def _blocked(self, type_url: str) -> bool:
         mine = self._subscriptions
-        if type_url == CLUSTER:  # a removal
+        if type_url == _REMOVALS:
             return any((s := mine.get(t)) is not None and (s.adding or s.gone) for t in (LISTENER, ROUTE, VIRTUAL_HOST))
         if type_url not in (LISTENER, ROUTE, VIRTUAL_HOST):
             return False
