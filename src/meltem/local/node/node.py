@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import os
 import time
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -206,6 +207,7 @@ def main(home: Path) -> None:
     from meltem.local.config import load_cluster
 
     config = load_cluster(home)
+    os.umask(0o022)  # volumes must be readable by whatever user a container runs as
     network_setup.set_up_node_network(config)
     network_setup.enter_node_network(config)
     kubeconfig = node_kubeconfig(config)
