@@ -1,6 +1,6 @@
 """Every switch that istiod reads from its environment, under Istio's names, with defaults.
 
-In: an environment mapping. Out: a frozen `Settings`, and the names of Istio's switches that were set but do nothing here.
+In: an environment mapping. Out: a frozen `Settings`, and the names of Istio's switches that are set but do nothing.
 """
 
 from __future__ import annotations

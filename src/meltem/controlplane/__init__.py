@@ -1,6 +1,7 @@
 """istiod: the process that reads the cluster, serves proxies, certificates and webhooks.
 
-In: `istiod [discovery] [flags]` and the environment. Out: exit code 0 when told to stop, else a line saying what was wrong.
+In: `istiod [discovery] [flags]` and the environment. Out: exit code 0 when told to stop, else a line
+saying what was wrong.
 """
 
 from __future__ import annotations

@@ -270,7 +270,7 @@ class Debug:
         if config is None:
             raise LookupError(f"no injection: {self._mesh.injector_error}")
         return {"policy": config.policy, "defaultTemplates": list(config.default_templates),
-                "templates": {name: t.text for name, t in config.templates.items()}}  # fmt: skip
+                "templates": dict(self._mesh.injector_templates)}  # fmt: skip
 
     def _disconnect(self, request: web.Request) -> Json:
         proxy_id = request.query.get("proxyID", "")

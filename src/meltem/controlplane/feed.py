@@ -1,7 +1,7 @@
 """From the API server into the engine: one reflector a kind, typed decoding, one transaction an event.
 
-In: a client, the engine's inputs. Out: the inputs, always as the API server has them; `problems`, the objects that could
-not be read (each costs only itself and is logged once a version); callbacks for the few objects that istiod itself is
+In: a client, the engine's inputs. Out: the inputs, always as the API server has them; `problems`, the objects that
+could not be read (each costs only itself and is logged once); callbacks for the few objects that istiod itself is
 configured by.
 """
 

@@ -15,7 +15,7 @@ from meltem.settings import seconds
 
 
 class Flags(msgspec.Struct, frozen=True, kw_only=True):
-    """Addresses are `host:port`, an empty host meaning all; an empty address or port 0… switches nothing off but `""`."""
+    """Addresses are `host:port`, an empty host meaning all; an empty address does not listen at all."""
 
     kubeconfig: str = ""
     namespace: str = ""

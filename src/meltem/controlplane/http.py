@@ -9,7 +9,7 @@ import asyncio
 import contextlib
 import ssl
 import tempfile
-from collections.abc import AsyncGenerator, Callable
+from collections.abc import AsyncGenerator, Awaitable, Callable
 from dataclasses import dataclass, field
 
 import msgspec
@@ -125,11 +125,11 @@ class Webhooks:
         return web.Response(status=code, body=body, content_type="application/json" if code == 200 else "text/plain")
 
 
-def ready_handler(ready: Callable[[], bool]) -> Callable[[web.Request], object]:
+def ready_handler(ready: Callable[[], bool]) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
     async def handle(_request: web.Request) -> web.StreamResponse:
         return web.Response() if ready() else web.Response(status=503, text="not ready: resources are being read\n")
 
-    return handle  # type: ignore[return-value]
+    return handle
 
 
 def monitoring_application(registry: CollectorRegistry, version: str) -> web.Application:

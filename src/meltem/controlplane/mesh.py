@@ -42,6 +42,7 @@ class MeshSettings:
         self.networks_text = ""
         self.mesh_json: JsonObject = {}
         self.injector: InjectorConfig | None = None
+        self.injector_templates: dict[str, str] = {}
         self.injector_error = "the ConfigMap has not been seen yet"
 
     def watch_config_map(self, namespace: str, name: str, obj: JsonObject | None) -> None:
@@ -96,6 +97,7 @@ class MeshSettings:
                 environment=dict(os.environ),
             )
             self.injector_error = ""
+            self.injector_templates = string_map_at(yamlio.load(data.get("config", "")), "templates")
         except MeltemError as error:
             self.injector_error = str(error)
             log.error("the injector's configuration cannot be used", reason=str(error).replace("\n", " "))

@@ -46,7 +46,7 @@ from meltem.status.writer import StatusWriter
 from meltem.xds.connection import ConnectionLimits
 from meltem.xds.metrics import XdsMetrics
 from meltem.xds.push import Connections
-from meltem.xds.server import DiscoveryServer, server_options
+from meltem.xds.server import DiscoveryServer, GrpcServer, new_server, server_options
 from meltem.xds.status import DebugAnswers
 
 log = structlog.stdlib.get_logger("istiod")
@@ -139,7 +139,7 @@ class ControlPlane:
             stop.cancel()
             work.cancel()
 
-    async def _drain(self, servers: list[grpc.aio.Server]) -> None:
+    async def _drain(self, servers: list[GrpcServer]) -> None:
         """Not ready any more; streams end, so that proxies connect to another istiod, or to the next one here."""
         log.info("stopping")
         self.ready = False
@@ -218,14 +218,7 @@ class ControlPlane:
             http.serve(webhooks.application(), address(flags.https), "webhooks", tls.context)
         )
         admin = web.Application()
-        admin.add_routes(
-            [
-                web.get(
-                    "/ready",
-                    cast("Callable[..., Awaitable[web.StreamResponse]]", http.ready_handler(lambda: self.ready)),
-                )
-            ]
-        )
+        admin.add_routes([web.get("/ready", http.ready_handler(lambda: self.ready))])
         if settings.enable_debug_on_http:
             debug = Debug(
                 self.engine,
@@ -241,7 +234,7 @@ class ControlPlane:
         monitoring = http.monitoring_application(self._registry, __version__)
         await stack.enter_async_context(http.serve(monitoring, address(flags.monitoring), "metrics"))
 
-    async def _grpc(self, authority: Authority, serving: ServingCertificate) -> list[grpc.aio.Server]:
+    async def _grpc(self, authority: Authority, serving: ServingCertificate) -> list[GrpcServer]:
         flags = self._flags
         options = server_options(
             connection_age=flags.max_connection_age,
@@ -249,7 +242,7 @@ class ControlPlane:
             keepalive_timeout=flags.keepalive_timeout,
             request_bytes=self._limits.request_bytes,
         )
-        servers: list[grpc.aio.Server] = []
+        servers: list[GrpcServer] = []
         plain, secure = address(flags.grpc), address(flags.secure_grpc)
         certificates = CertificateService(
             authority, self._authenticator, self._clock, trust_domain=self.mesh.mesh.trust_domain
@@ -257,7 +250,7 @@ class ControlPlane:
         for at, is_secure in ((plain, False), (secure, True)):
             if at is None:
                 continue
-            server = grpc.aio.server(options=options)
+            server = new_server(options)
             needs_identity = (is_secure and self._settings.xds_auth) or self._settings.xds_auth_plaintext
             handlers = [
                 self.server.handler(self._authenticator if needs_identity else None),
@@ -275,7 +268,7 @@ class ControlPlane:
             except RuntimeError:
                 raise EnvironmentError_(
                     f"cannot listen for discovery on {where}: the port is taken",
-                    remedy=f"Stop what listens there (`ss -ltnp sport = :{at[1]}` shows it), or choose another address.",
+                    remedy=f"Stop what listens there (`ss -ltnp sport = :{at[1]}` shows it), or choose another.",
                 ) from None
             await server.start()
             servers.append(server)

@@ -1,7 +1,7 @@
 """Keeps the certificate bundle of our webhook configurations right, and makes validation strict once we answer.
 
-In: the CA's roots. Out: `caBundle` in every MutatingWebhookConfiguration and ValidatingWebhookConfiguration that belongs
-to this revision; nothing is written where it is right already.
+In: the CA's roots. Out: `caBundle` in every mutating and validating webhook configuration that belongs to this
+revision; nothing is written where it is right already.
 """
 
 from __future__ import annotations
@@ -14,10 +14,11 @@ import structlog
 from meltem.clock import Clock
 from meltem.errors import ApiError, MeltemError, NotFound, Unreachable
 from meltem.kube.client import KubeClient, PatchKind
-from meltem.kube.resource_types import MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS, ResourceType
+from meltem.kube.resource_types import GATEWAYS, MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS, ResourceType
 from meltem.kube.store import Store
 from meltem.objects import Json, JsonObject, labels_of, name_of, object_at, objects_at, str_at
 from meltem.settings import Settings
+from meltem.validate.webhook import ALWAYS_REJECT
 
 log = structlog.stdlib.get_logger("webhooks")
 _DEFAULT_VALIDATOR = "istiod-default-validator"
@@ -49,7 +50,7 @@ class WebhookPatcher:
 
     def _ours(self, rt: ResourceType, configuration: JsonObject) -> bool:
         labels, name = labels_of(configuration), name_of(configuration)
-        revision = self._settings.revision or "default"
+        revision = self._revision
         if rt is MUTATING_WEBHOOKS:
             if name == self._settings.injection_webhook_config_name:
                 return True
@@ -61,7 +62,11 @@ class WebhookPatcher:
         return name.startswith("istio-validator") and labels.get(_REVISION) == revision
 
     async def _fix(self, rt: ResourceType, store: Store, configuration: JsonObject) -> None:
-        operations = patch_operations(configuration, self._roots(), strict=rt is VALIDATING_WEBHOOKS)
+        strict = rt is VALIDATING_WEBHOOKS and any(
+            str_at(w, "failurePolicy") == "Ignore" for w in objects_at(configuration, "webhooks")
+        )
+        strict = strict and bool(configuration_bundle(configuration)) and await self._answers(configuration)
+        operations = patch_operations(configuration, self._roots(), strict=strict)
         if not operations:
             return
         name = name_of(configuration)
@@ -75,6 +80,39 @@ class WebhookPatcher:
             return
         store.observe(written)
         log.info("webhook configuration patched", name=name)
+
+    async def _answers(self, configuration: JsonObject) -> bool:
+        """Does the API server reach us? A trial write that we always refuse shows it; it is never stored."""
+        labels: JsonObject = {} if name_of(configuration) == _DEFAULT_VALIDATOR else {_REVISION: self._revision}
+        trial: JsonObject = {
+            "apiVersion": GATEWAYS.api_version,
+            "kind": GATEWAYS.kind,
+            "metadata": {
+                "name": "istiod-trial",
+                "namespace": self._namespace,
+                "labels": labels,
+                "annotations": {ALWAYS_REJECT: "true"},
+            },
+            "spec": {},
+        }
+        try:
+            await self._client.create(GATEWAYS, trial, dry_run=True)
+        except ApiError as error:
+            if ALWAYS_REJECT in error.message:
+                return True
+        except Unreachable:
+            pass
+        await self._clock.sleep(1.0)
+        return False
+
+    @property
+    def _revision(self) -> str:
+        return self._settings.revision or "default"
+
+
+def configuration_bundle(configuration: JsonObject) -> str:
+    """The certificate bundle of its first webhook."""
+    return next((str_at(w, "clientConfig", "caBundle") for w in objects_at(configuration, "webhooks")), "")
 
 
 def patch_operations(configuration: JsonObject, roots_pem: bytes, *, strict: bool) -> list[Json]:

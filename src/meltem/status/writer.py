@@ -1,9 +1,9 @@
 """Conditions in the status of Istio resources: what could not be used, where its author looks first.
 
-In: the problems of the feed, the failures of the graph. Out: `status.conditions` (type `Reconciled`), by server-side
-apply on the subresource: True where a resource is in use, False with the reason where it is not. Only the leader writes;
-a condition that says the same is left alone; at most `PER_SECOND` writes; resources with no trouble that never had any
-are left alone as well (a mesh of ten thousand resources gets no write at its start).
+In: the problems of the feed. Out: `status.conditions` (type `Reconciled`), by server-side apply on the subresource:
+False with the reason where a resource cannot be used, True once it can again. Only the leader writes; a condition that
+says the same is left alone; at most `PER_SECOND` writes; resources with no trouble that never had any are left alone as
+well (a mesh of ten thousand resources gets no write at its start).
 """
 
 from __future__ import annotations

@@ -198,4 +198,3 @@ class Connection:
             if type(error).__name__ == "ExecuteBatchError":
                 raise ClientGone("has gone in the middle of a message") from None
             raise
-

@@ -13,6 +13,7 @@ from typing import NoReturn, Protocol, cast
 import grpc
 import structlog
 from google.protobuf import json_format
+from grpc import aio  # pyright: ignore[reportAttributeAccessIssue, reportUnknownVariableType]
 
 from meltem.ca.identity import Authenticator, CallerIdentity, Credentials, Unauthenticated
 from meltem.ca.service import RpcHandler
@@ -46,6 +47,16 @@ class Context(Protocol):
     def peer(self) -> str: ...
     def invocation_metadata(self) -> object: ...
     def auth_context(self) -> object: ...
+
+
+class GrpcServer(Protocol):
+    """The part of `grpc.aio.Server` that is used."""
+
+    def add_generic_rpc_handlers(self, handlers: Sequence[RpcHandler]) -> None: ...
+    def add_insecure_port(self, address: str) -> int: ...
+    def add_secure_port(self, address: str, server_credentials: grpc.ServerCredentials) -> int: ...
+    async def start(self) -> None: ...
+    async def stop(self, grace: float | None) -> None: ...
 
 
 class DebugSource(Protocol):
@@ -245,3 +256,8 @@ def server_options(
         ("grpc.max_metadata_size", 32 << 10),
         ("grpc.so_reuseport", 0),
     ]
+
+
+def new_server(options: Sequence[tuple[str, int]]) -> GrpcServer:
+    """A gRPC server without ports; `start` it when it has handlers and ports."""
+    return cast("GrpcServer", aio.server(options=options))  # pyright: ignore[reportUnknownMemberType]

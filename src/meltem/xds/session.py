@@ -17,7 +17,7 @@ Protocol: https://www.envoyproxy.io/docs/envoy/v1.40.0/api-docs/xds_protocol
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 from meltem.envoyapi import (
     CLUSTER,
@@ -157,14 +157,14 @@ class DeltaSession:
     def _subscribe(self, known: Subscription, request: DeltaRequest) -> None:
         if not request.subscribe:
             return
-        layers = self._content.layers(known.type_url)
+        find = _finder(self._content.layers(known.type_url))
         is_endpoint = known.type_url == ENDPOINT
         for asked in request.subscribe:
             if asked == "*":
                 if not known.wildcard:
                     self._begin_wildcard(known)
                 continue
-            found = next((r for layer in layers if (r := layer.get(asked)) is not None), None)
+            found = find(asked)
             name = found.name if found is not None else asked  # one string for all the sessions
             if name in known.declared and name not in known.names:
                 known.dirty.add(name)
@@ -248,10 +248,11 @@ class DeltaSession:
             self._resolve_everything(known, layers)
         if not known.dirty and not known.must:
             return
+        find = _finder(layers)
         is_host = known.type_url == VIRTUAL_HOST
         held, must, out = known.held, known.must, known.out
         for name in known.dirty | must if known.dirty and must else known.dirty or must:
-            found = next((r for layer in layers if (r := layer.get(name)) is not None), None)
+            found = find(name)
             if found is not None and is_host and not self._hosts.covers(name):
                 found = None
             if found is None:
@@ -385,6 +386,21 @@ class DeltaSession:
         before = {ROUTE: LISTENER, VIRTUAL_HOST: ROUTE}.get(type_url)
         earlier = mine.get(before) if before else None
         return earlier is not None and (bool(earlier.out) or bool(earlier.batches))
+
+
+def _finder(layers: list[Mapping[str, Resource]]) -> Callable[[str], Resource | None]:
+    """Look a name up in the first layer that has it."""
+    if len(layers) == 1:
+        return layers[0].get
+
+    def find(name: str) -> Resource | None:
+        for layer in layers:
+            found = layer.get(name)
+            if found is not None:
+                return found
+        return None
+
+    return find
 
 
 def _merged(layers: list[Mapping[str, Resource]]) -> dict[str, Resource]:

@@ -6,6 +6,7 @@ In: connections. Out: plain values in the shapes that Istio's tools read.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from typing import cast
 
 from meltem.ca.identity import CallerIdentity
 from meltem.clock import rfc3339
@@ -70,7 +71,7 @@ def _sync_of(connection: Connection) -> JsonObject:
             elif one.acked_nonce:
                 found[f"{name}_acked"] = one.acked_nonce
     found["status"] = {short_name(t): s.state.value for t, s in statuses.items()}
-    errors = {short_name(t): _errors(s) for t, s in statuses.items() if s.rejected}
+    errors: JsonObject = {short_name(t): _errors(s) for t, s in statuses.items() if s.rejected}
     if errors:
         found["errors"] = errors
     return found
@@ -146,7 +147,7 @@ def client_config(connection: Connection) -> csds.ClientConfig:
         one = statuses.get(type_url)
         state = one.state if one is not None else SyncState.IGNORED
         entry = made.generic_xds_configs.add(type_url=type_url)
-        entry.config_status = csds.ConfigStatus.Value(_CONFIG_STATUS[state])
+        entry.config_status = cast("csds.ConfigStatus", csds.ConfigStatus.Value(_CONFIG_STATUS[state]))
         if one is not None and one.acked_at:
             entry.version_info = one.acked_version
     return made

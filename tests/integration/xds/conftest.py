@@ -10,7 +10,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from xds_rig import Envoy, HandFed, Served  # noqa: E402
+from xds_rig import Envoy, HandFed, Served
 
 
 @pytest.fixture
@@ -34,5 +34,3 @@ async def start_envoy(tmp_path: Path) -> AsyncIterator[Callable[..., object]]:
     yield start
     for envoy in running:
         await envoy.stop()
-
-

@@ -7,9 +7,6 @@ from collections.abc import Callable
 import pytest
 from xds_rig import (
     Served,
-    cluster_host,
-    eds_cluster,
-    endpoints,
     eventually,
     free_port,
     host,
@@ -55,9 +52,7 @@ async def test_two_route_configurations_share_one_stream_of_virtual_hosts(
     assert (await envoy.get(one, "a.test"))[1] == "a on 80"
 
     # A route configuration that comes later, with its virtual hosts in the same commit.
-    served.engine.put(
-        listener("l3", three, "82"), route_configuration("82"), virtual_host("82", "a.test", "a on 82")
-    )
+    served.engine.put(listener("l3", three, "82"), route_configuration("82"), virtual_host("82", "a.test", "a on 82"))
     await eventually(lambda: answers(three, "a.test", "a on 82"))
 
     # One without any virtual host must not keep its listener waiting.

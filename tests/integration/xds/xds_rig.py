@@ -1,4 +1,4 @@
-"""A discovery server on loopback whose bundles are fed by hand, and a real Envoy that takes its configuration from it."""
+"""A discovery server on loopback whose bundles are fed by hand, and a real Envoy that it configures."""
 
 from __future__ import annotations
 
@@ -183,7 +183,9 @@ def eds_cluster(name: str, timeout: float = 1) -> api.Resource:
         name=name,
         connect_timeout=api.duration(timeout),
         type="EDS",
-        eds_cluster_config={"eds_config": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": api.duration(0)}},
+        eds_cluster_config={
+            "eds_config": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": api.duration(0)}
+        },
     )
     return api.resource(api.CLUSTER, name, made)
 
