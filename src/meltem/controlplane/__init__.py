@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import sys
+from typing import cast
 
 import structlog
 
@@ -51,8 +52,7 @@ def _main(arguments: list[str]) -> int:
 def first_error(error: BaseException) -> BaseException:
     """The first leaf of nested groups."""
     while isinstance(error, BaseExceptionGroup):
-        inner: tuple[BaseException, ...] = error.exceptions
-        error = inner[0]
+        error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     return error
 
 

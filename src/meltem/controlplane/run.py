@@ -144,7 +144,7 @@ class ControlPlane:
         log.info("stopping")
         self.ready = False
         self.connections.close_all()
-        await asyncio.gather(*(s.stop(min(self._flags.shutdown_seconds, 5.0)) for s in servers))
+        await asyncio.gather(*(s.stop(min(self._flags.shutdown_seconds, 1.0)) for s in servers))
 
     # Parts
 
