@@ -45,7 +45,7 @@ from meltem.settings import Settings
 from meltem.status.writer import StatusWriter
 from meltem.xds.connection import ConnectionLimits
 from meltem.xds.metrics import XdsMetrics
-from meltem.xds.push import Connections
+from meltem.xds.push import Connections, settle_memory
 from meltem.xds.server import DiscoveryServer, GrpcServer, new_server, server_options
 from meltem.xds.status import DebugAnswers
 
@@ -118,6 +118,7 @@ class ControlPlane:
                 await self._stoppable(self.feed.wait())
                 self.ready = not self._stopping.is_set()
                 if self.ready:
+                    settle_memory()
                     log.info(
                         "ready", seconds=round(time.monotonic() - started, 2), services=len(self.engine.mesh.services)
                     )
