@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import importlib
+import signal
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -251,6 +252,22 @@ class Duration(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
         if nanoseconds is None or nanoseconds < 0:
             self.fail(f'"{value}" is not a duration; write it as 5m0s or 90s', param, ctx)
         return nanoseconds / 1e9
+
+
+def run_until_signal(coroutine: Coroutine[object, object, T]) -> T:
+    """Runs a verb that stays: SIGTERM and SIGHUP end it as Ctrl-C does, with everything cleaned up."""
+
+    async def run() -> T:
+        work = asyncio.ensure_future(coroutine)
+        loop = asyncio.get_running_loop()
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            loop.add_signal_handler(number, work.cancel)
+        return await work
+
+    try:
+        return asyncio.run(run())
+    except asyncio.CancelledError:
+        raise click.exceptions.Exit(130) from None
 
 
 def run_async(coroutine: Coroutine[object, object, T]) -> T:

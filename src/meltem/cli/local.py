@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 
 import click
 
-from meltem.cli.base import Duration, group, run_async
+from meltem.cli.base import Duration, group, run_async, run_until_signal
 from meltem.local import up as local_up
 
 
@@ -70,3 +71,21 @@ def status(name: str, output: str) -> None:
         node = ("Ready" if one.node_ready else "NotReady") if one.running else "-"
         pods = f"{one.pods_ready}/{one.pods}" if one.running else "-"
         click.echo(f"{one.name:<16}{state:<10}{node:<10}{pods:<8}{one.api:<28}{one.context}")
+
+
+@local.command(
+    "demo",
+    help="A mesh of its own with Bookinfo behind its ingress gateway, until Ctrl-C; then everything is taken down.",
+)
+@click.option("--name", default="", help="Name of its cluster  [default: demo; with --smoke one that nothing else has]")
+@click.option("--smoke", is_flag=True, help="Check it end to end, say in one line what was checked, take it down")
+def demo(name: str, smoke: bool) -> None:
+    from meltem.local import demo as local_demo
+
+    def tell(line: str) -> None:
+        click.echo(line, err=smoke)
+
+    if smoke:
+        click.echo(run_until_signal(local_demo.check(name or f"smoke-{os.getpid()}", tell)))
+    else:
+        run_until_signal(local_demo.demonstrate(name or "demo", tell))

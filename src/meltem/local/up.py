@@ -88,9 +88,11 @@ def _machine_lock() -> Generator[None]:
         yield
 
 
-def _free_port(wanted: int) -> int:
-    """The wanted port, which must be free; 0: the first free one from 6443 on."""
-    for port in (wanted,) if wanted else range(FIRST_PORT, FIRST_PORT + 1000):
+def _free_port(wanted: int, others: set[int]) -> int:
+    """The wanted port, which must be free; 0: the first free one from 6443 on that is no port of `others`, clusters
+    which may be about to listen."""
+    candidates = (p for p in range(FIRST_PORT, FIRST_PORT + 1000) if p not in others)
+    for port in (wanted,) if wanted else candidates:
         with socket.socket() as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             try:
@@ -137,8 +139,10 @@ def prepare(name: str, api_port: int = 0) -> ClusterConfig:
         try:
             config = load_cluster(home)
         except FileNotFoundError:
-            taken = {c.index for c in clusters()}
-            config = ClusterConfig(name=name, index=_free_index(taken), home=str(home), api_port=_free_port(api_port))
+            others = clusters()
+            index = _free_index({c.index for c in others})
+            port = _free_port(api_port, {c.api_port for c in others})
+            config = ClusterConfig(name=name, index=index, home=str(home), api_port=port)
             save_cluster(config)
     ensure_pki(config)
     write_kubeconfig(config, config.kubeconfig)
