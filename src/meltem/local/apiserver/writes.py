@@ -125,7 +125,10 @@ async def _create_once(
         options=options.as_object("CreateOptions"),
         dry_run=options.dry_run,
     )
-    obj = await core.admission.mutate(attributes, call.warnings) or obj
+    mutated = await core.admission.mutate(attributes, call.warnings)
+    if mutated is not None:
+        # What a webhook made is read like any body: unknown fields go, quantities take their canonical form.
+        obj = prune(resource.schema, mutated)[0]
     obj = default(resource.schema, obj)
     prepare.for_create(resource, obj, now, call.user)
     core.allocator.prepare(obj, None)
@@ -262,7 +265,7 @@ async def _update_once(
     )
     mutated = await core.admission.mutate(attributes, call.warnings)
     if mutated is not None and mutated is not obj:
-        obj = default(resource.schema, mutated)
+        obj = default(resource.schema, prune(resource.schema, mutated)[0])
         prepare.system_metadata(obj, old)
         prepare.for_update(resource, obj, old, call.info.subresource)
     prepare.generation(resource, obj, old)

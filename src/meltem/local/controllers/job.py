@@ -46,6 +46,8 @@ class JobController:
         self._jobs = ctx.cache(JOBS)
         self._pods = ctx.cache(PODS)
         self._queue: WorkQueue[Key] = WorkQueue("jobs")
+        self._released: set[str] = set()
+        """Uids of pods whose finalizer we took away: the cache may still show it, and they must not count twice."""
 
     async def run(self) -> None:
         enqueue_self(self._jobs, self._queue)
@@ -92,7 +94,10 @@ class JobController:
         }
         for pod in pods:
             outcome = _outcome(pod)
-            if outcome and TRACKING in strings_at(pod, "metadata", "finalizers"):
+            held_back = TRACKING in strings_at(pod, "metadata", "finalizers")
+            if not held_back:
+                self._released.discard(uid_of(pod))
+            elif outcome and uid_of(pod) not in self._released:
                 known[outcome][uid_of(pod)] = None
         if known["succeeded"] or known["failed"]:
             status["uncountedTerminatedPods"] = {k: [*v] for k, v in known.items() if v}
@@ -116,8 +121,11 @@ class JobController:
             if TRACKING not in finalizers:
                 continue
             kept: list[Json] = [f for f in finalizers if f != TRACKING]
+            if uid_of(pod) in self._released:
+                continue
             try:
                 await self._ctx.patch(PODS, pod, {"metadata": {"finalizers": kept}})
+                self._released.add(uid_of(pod))
             except (errors.NotFound, errors.Conflict, errors.Invalid):
                 continue
 
