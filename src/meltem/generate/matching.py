@@ -22,9 +22,17 @@ def route_match(match: networking.HTTPMatch | None) -> R.RouteMatch:
     made = R.RouteMatch()
     _path(made, match)
     for name in sorted(match.headers):
-        made.headers.append(header_matcher(_pseudo(name), match.headers[name]))
+        claim = claim_path(name)
+        if claim:
+            made.dynamic_metadata.append(claim_matcher(claim, match.headers[name]))
+        else:
+            made.headers.append(header_matcher(name.lower(), match.headers[name]))
     for name in sorted(match.without_headers):
-        inverted = header_matcher(_pseudo(name), match.without_headers[name])
+        claim = claim_path(name)
+        if claim:
+            made.dynamic_metadata.append(claim_matcher(claim, match.without_headers[name], invert=True))
+            continue
+        inverted = header_matcher(name.lower(), match.without_headers[name])
         inverted.invert_match = True
         inverted.treat_missing_header_as_empty = not _is_presence(match.without_headers[name])
         made.headers.append(inverted)
@@ -45,24 +53,46 @@ def _path(made: R.RouteMatch, match: networking.HTTPMatch) -> None:
     elif uri.prefix is not None:
         made.prefix = uri.prefix or "/"
     elif uri.regex is not None:
-        made.safe_regex.regex = f"(?i){uri.regex}" if match.ignore_uri_case else uri.regex
+        made.safe_regex.regex = uri.regex
     else:
         made.prefix = "/"
     if match.ignore_uri_case and (uri is None or uri.regex is None):
-        made.case_sensitive.value = False
+        made.case_sensitive.value = False  # expressions are left as they are written, as in Istio
 
 
-def _pseudo(name: str) -> str:
-    """Names of HTTP/1's notions that VirtualServices write without the colon stay headers; nothing to translate."""
-    return name.lower()
+CLAIMS = "@request.auth.claims"
+JWT_FILTER = "envoy.filters.http.jwt_authn"
+JWT_PAYLOAD = "payload"
+
+
+def claim_path(name: str) -> tuple[str, ...]:
+    """`@request.auth.claims.a.b` and `@request.auth.claims[a][b]` as the path to the claim; else empty."""
+    if not name.lower().startswith(CLAIMS):
+        return ()
+    rest = name[len(CLAIMS) :]
+    if rest.startswith("[") and rest.endswith("]"):
+        return tuple(rest[1:-1].split("]["))
+    return tuple(rest[1:].split(".")) if rest.startswith(".") and len(rest) > 1 else ()
+
+
+def claim_matcher(
+    path: tuple[str, ...], wanted: networking.StringMatch, *, invert: bool = False
+) -> api.metadata_matcher.MetadataMatcher:
+    """The claim, or one of its elements where it is a list, in what the JWT filter left behind."""
+    text = {"string_match": {"safe_regex": {"regex": ".+"}}} if _is_presence(wanted) else (
+        {"string_match": string_matcher(wanted)}
+    )  # fmt: skip
+    return api.metadata_matcher.MetadataMatcher(
+        filter=JWT_FILTER,
+        path=[{"key": k} for k in (JWT_PAYLOAD, *path)],
+        value={"or_match": {"value_matchers": [{"list_match": {"one_of": text}}, text]}},
+        invert=invert,
+    )
 
 
 def _is_presence(wanted: networking.StringMatch) -> bool:
-    return (
-        wanted.exact is None
-        and not (wanted.prefix is not None and wanted.prefix != "")
-        and (wanted.regex is None or wanted.regex == "*")
-    )
+    """Nothing set asks only that it is there; so does `*`, which is no expression."""
+    return wanted.exact is None and not wanted.prefix and (wanted.regex is None or wanted.regex == "*")
 
 
 def header_matcher(name: str, wanted: networking.StringMatch) -> R.HeaderMatcher:

@@ -29,6 +29,8 @@ _POLICY_TOKENS = frozenset(
 
 def route_entry(view: RouteView, match: R.RouteMatch, mesh: MeshOptions) -> R.Route:
     made = R.Route(name=view.name, match=match)
+    if view.match is not None and view.match.stat_prefix:
+        made.stat_prefix = view.match.stat_prefix
     if view.source:
         namespace, _, name = view.source.partition("/")
         made.metadata.filter_metadata["istio"]["config"] = (
@@ -37,18 +39,23 @@ def route_entry(view: RouteView, match: R.RouteMatch, mesh: MeshOptions) -> R.Ro
     if view.operation:
         made.decorator.operation = view.operation
     rule = view.rule
+    if rule is not None:
+        _headers(made, rule.headers)
+        if rule.fault is not None and (fault := _fault(rule.fault)) is not None:
+            made.typed_per_filter_config[FAULT].CopyFrom(api.pack(fault))
+        if rule.cors_policy is not None:
+            made.typed_per_filter_config[CORS].CopyFrom(api.pack(_cors(rule.cors_policy)))
     if rule is not None and rule.redirect is not None:
-        made.redirect.CopyFrom(_redirect(rule.redirect))
+        made.redirect.CopyFrom(_redirect(rule.redirect, view.redirect_port))
     elif rule is not None and rule.direct_response is not None:
         _direct(made, rule.direct_response)
     else:
         _forward(made, view, mesh)
-    if rule is not None:
-        _headers(made, rule.headers)
-        if rule.fault is not None:
-            made.typed_per_filter_config[FAULT].CopyFrom(api.pack(_fault(rule.fault)))
-        if rule.cors_policy is not None:
-            made.typed_per_filter_config[CORS].CopyFrom(api.pack(_cors(rule.cors_policy)))
+    if view.alt_svc_port:
+        made.response_headers_to_add.add(
+            header={"key": "alt-svc", "value": f'h3=":{view.alt_svc_port}"; ma=86400'},
+            append_action=HeaderValueOption.APPEND_IF_EXISTS_OR_ADD,
+        )
     return made
 
 
@@ -56,110 +63,116 @@ def route_entry(view: RouteView, match: R.RouteMatch, mesh: MeshOptions) -> R.Ro
 
 
 def _forward(made: R.Route, view: RouteView, mesh: MeshOptions) -> None:
+    """The rule's own host rewrite comes before one in a destination's headers; several destinations each have theirs,
+    which Envoy lets win."""
     rule = view.rule
     action = made.route
-    timeout = rule.timeout if rule is not None else None
-    action.timeout.CopyFrom(api.duration(float(timeout or 0)))  # 0: no limit, Istio's default
-    if timeout:
-        action.max_stream_duration.grpc_timeout_header_max.CopyFrom(api.duration(float(timeout)))
+    timeout = float(rule.timeout) if rule is not None and rule.timeout is not None else 0.0
+    action.timeout.CopyFrom(api.duration(timeout))  # 0: no limit, Istio's default
+    if rule is not None:
+        _rewrite(action, rule)
     if len(view.clusters) == 1:
         only = view.clusters[0]
         action.cluster = only.cluster
         _headers(made, only.headers)
-        _authority(action, only.headers)
-    else:
-        split = action.weighted_clusters
-        for one in view.clusters:
-            if not one.weight:
-                continue
-            part = split.clusters.add(name=one.cluster, weight={"value": one.weight})
-            _headers(part, one.headers)
-            host = _host_header(one.headers)
-            if host:
-                part.host_rewrite_literal = host
-        split.use_hash_policy.value = view.sticky
-        if not view.sticky:
-            split.ClearField("use_hash_policy")
-        if not split.clusters:
-            made.ClearField("route")
-            made.direct_response.status = 500
-            return
-    if rule is not None:
-        _rewrite(action, rule.rewrite, view)
-        _authority(action, rule.headers)
-    _retries(action, rule.retries if rule is not None else None, mesh, inbound=_is_inbound(view))
+        host = _host_header(only.headers)
+        if host and not action.host_rewrite_literal:
+            action.host_rewrite_literal = host
+    elif not _split(action, view):
+        made.ClearField("route")
+        made.direct_response.status = 500
+        return
+    consistent = len(view.clusters) == 1 and bool(view.hash_policies)
+    _retries(action, rule.retries if rule is not None else None, mesh, view=view, consistent=consistent)
     action.hash_policy.extend(_hash_policy(p) for p in view.hash_policies)
     for cluster, percent in view.mirrors:
-        mirror = action.request_mirror_policies.add(cluster=cluster)
+        mirror = action.request_mirror_policies.add(cluster=cluster, disable_shadow_host_suffix_append=True)
+        mirror.trace_sampled.value = False
         mirror.runtime_fraction.default_value.CopyFrom(fraction(percent))
     if view.idle_timeout is not None:
         action.idle_timeout.CopyFrom(api.duration(view.idle_timeout))
+
+
+def _split(action: R.RouteAction, view: RouteView) -> bool:
+    """Weighted destinations; False when none has any weight."""
+    split = action.weighted_clusters
+    for one in view.clusters:
+        if one.weight <= 0:
+            continue
+        part = split.clusters.add(name=one.cluster, weight={"value": one.weight})
+        _headers(part, one.headers)
+        host = _host_header(one.headers)
+        if host:
+            part.host_rewrite_literal = host
+    if view.sticky:
+        split.use_hash_policy.value = True
+    return bool(split.clusters)
 
 
 def _is_inbound(view: RouteView) -> bool:
     return bool(view.clusters) and view.clusters[0].cluster.startswith(("inbound|", "InboundPassthrough"))
 
 
-def _rewrite(action: R.RouteAction, rewrite: networking.HTTPRewrite | None, view: RouteView) -> None:
-    if rewrite is None:
-        return
-    if rewrite.authority:
-        action.host_rewrite_literal = rewrite.authority
-    if rewrite.uri_regex_rewrite is not None:
+def _rewrite(action: R.RouteAction, rule: networking.HTTPRoute) -> None:
+    """A new path stands for the matched prefix, or for the whole path where the match was exact or by expression."""
+    rewrite = rule.rewrite
+    if rewrite is not None and rewrite.uri_regex_rewrite is not None:
         action.regex_rewrite.pattern.regex = rewrite.uri_regex_rewrite.match
         action.regex_rewrite.substitution = rewrite.uri_regex_rewrite.rewrite
-    elif rewrite.uri:
-        uri = view.match.uri if view.match is not None else None
-        if uri is not None and uri.regex is not None:
-            action.regex_rewrite.pattern.regex = uri.regex
-            action.regex_rewrite.substitution = rewrite.uri
-        elif (
-            uri is not None
-            and uri.prefix is not None
-            and uri.prefix.endswith("/")
-            and uri.prefix != "/"
-            and (rewrite.uri == "/")
-        ):
-            action.prefix_rewrite = "/"
-        else:
-            action.prefix_rewrite = rewrite.uri
-
-
-def _host_header(headers: networking.Headers | None) -> str:
-    """`headers.request.set` of host or :authority is a rewrite of the host, which Envoy has a field for."""
-    request = headers.request if headers is not None else None
-    if request is None:
-        return ""
-    return next((v for k, v in request.set.items() if k.lower() in ("host", ":authority")), "")
-
-
-def _authority(action: R.RouteAction, headers: networking.Headers | None) -> None:
-    host = _host_header(headers)
+    elif rewrite is not None and rewrite.uri:
+        action.prefix_rewrite = rewrite.uri
+    host = (rewrite.authority if rewrite is not None else "") or _host_header(rule.headers)
     if host:
         action.host_rewrite_literal = host
 
 
-def _retries(action: R.RouteAction, own: networking.HTTPRetry | None, mesh: MeshOptions, *, inbound: bool) -> None:
-    """Istio's default is two retries on other hosts for failures that are safe to repeat; 0 attempts: none."""
-    if inbound and own is None:
+def _host_header(headers: networking.Headers | None) -> str:
+    """`headers.request.set` (or `add`) of host or :authority is a rewrite of the host, which Envoy has a field for."""
+    request = headers.request if headers is not None else None
+    for operations in (request.set, request.add) if request is not None else ():
+        for name in sorted(operations):
+            if name.lower() in ("host", ":authority"):
+                return operations[name]
+    return ""
+
+
+def _retries(
+    action: R.RouteAction,
+    own: networking.HTTPRetry | None,
+    mesh: MeshOptions,
+    *,
+    view: RouteView,
+    consistent: bool,
+) -> None:
+    """Istio's default is two retries on other hosts for failures that are safe to repeat; 0 attempts: none. With
+    consistent hashing a retry stays on the host of its key."""
+    if own is None and _is_inbound(view):
         return
     settings = own or mesh.default_retries
-    if settings is not None and settings.attempts == 0 and (own is not None or not settings.retry_on):
+    if settings is not None and settings.attempts <= 0:
         return
     policy = action.retry_policy
-    retry_on = settings.retry_on if settings is not None and settings.retry_on else DEFAULT_RETRY_ON
-    tokens, codes = _split_retry_on(retry_on)
-    policy.retry_on = ",".join(tokens)
-    policy.retriable_status_codes.extend(codes or ([503] if not (settings and settings.retry_on) else []))
-    policy.num_retries.value = settings.attempts if settings is not None and settings.attempts else 2
-    if settings is None or settings.retry_ignore_previous_hosts is not False:
-        _previous_hosts(policy)
     policy.host_selection_retry_max_attempts = 5
-    if settings is not None and settings.per_try_timeout is not None:
+    policy.num_retries.value = settings.attempts if settings is not None else 2
+    policy.retry_on = DEFAULT_RETRY_ON
+    ignore_previous = not consistent
+    if settings is None:
+        if ignore_previous:
+            _previous_hosts(policy)
+        return
+    if settings.retry_on:
+        tokens, codes = _split_retry_on(settings.retry_on)
+        policy.retry_on = ",".join(tokens)
+        policy.retriable_status_codes.extend(codes)
+    if settings.retry_ignore_previous_hosts is not None:
+        ignore_previous = settings.retry_ignore_previous_hosts
+    if ignore_previous:
+        _previous_hosts(policy)
+    if settings.per_try_timeout is not None:
         policy.per_try_timeout.CopyFrom(api.duration(float(settings.per_try_timeout)))
-    if settings is not None and settings.backoff is not None:
+    if settings.backoff is not None:
         policy.retry_back_off.base_interval.CopyFrom(api.duration(float(settings.backoff)))
-    if settings is not None and settings.retry_remote_localities:
+    if settings.retry_remote_localities:
         policy.retry_priority.name = "envoy.retry_priorities.previous_priorities"
         priorities = api.previous_priorities.PreviousPrioritiesConfig(update_frequency=2)
         policy.retry_priority.typed_config.CopyFrom(api.pack(priorities))
@@ -217,25 +230,31 @@ def _headers(made: R.Route | R.WeightedCluster.ClusterWeight, headers: networkin
     if headers is None:
         return
     if headers.request is not None:
-        made.request_headers_to_add.extend(_operations(headers.request, skip=("host", ":authority")))
-        made.request_headers_to_remove.extend(headers.request.remove)
+        made.request_headers_to_add.extend(_operations(headers.request))
+        made.request_headers_to_remove.extend(n for n in headers.request.remove if not _untouchable(n))
     if headers.response is not None:
-        made.response_headers_to_add.extend(_operations(headers.response, skip=()))
-        made.response_headers_to_remove.extend(headers.response.remove)
+        made.response_headers_to_add.extend(_operations(headers.response))
+        made.response_headers_to_remove.extend(n for n in headers.response.remove if not _untouchable(n))
 
 
-def _operations(operations: networking.HeaderOperations, skip: tuple[str, ...]) -> Iterable[HeaderValueOption]:
+def _untouchable(name: str) -> bool:
+    """Envoy refuses a whole route that names one of these."""
+    return name.startswith(":") or name.lower() == "host"
+
+
+def _operations(operations: networking.HeaderOperations) -> Iterable[HeaderValueOption]:
     for name in sorted(operations.set):
-        if name.lower() not in skip:
+        if not _untouchable(name):
             yield HeaderValueOption(
                 header={"key": name, "value": operations.set[name]},
                 append_action=HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD,
             )
     for name in sorted(operations.add):
-        yield HeaderValueOption(
-            header={"key": name, "value": operations.add[name]},
-            append_action=HeaderValueOption.APPEND_IF_EXISTS_OR_ADD,
-        )
+        if not _untouchable(name):
+            yield HeaderValueOption(
+                header={"key": name, "value": operations.add[name]},
+                append_action=HeaderValueOption.APPEND_IF_EXISTS_OR_ADD,
+            )
 
 
 # --- redirect, direct response ---
@@ -249,7 +268,7 @@ _CODES = {
 }
 
 
-def _redirect(redirect: networking.HTTPRedirect) -> R.RedirectAction:
+def _redirect(redirect: networking.HTTPRedirect, port: int) -> R.RedirectAction:
     made = R.RedirectAction(host_redirect=redirect.authority)
     if redirect.prefix_rewrite:
         made.prefix_rewrite = redirect.prefix_rewrite
@@ -258,10 +277,8 @@ def _redirect(redirect: networking.HTTPRedirect) -> R.RedirectAction:
     made.response_code = _CODES.get(redirect.redirect_code or 301, R.RedirectAction.MOVED_PERMANENTLY)
     if redirect.scheme:
         made.scheme_redirect = redirect.scheme
-    if redirect.port:
-        made.port_redirect = redirect.port
-    elif redirect.derive_port == "FROM_PROTOCOL_DEFAULT":
-        made.port_redirect = {"http": 80, "https": 443}.get(redirect.scheme, 80)
+    if port:
+        made.port_redirect = port
     return made
 
 
@@ -288,29 +305,30 @@ _GRPC_CODES = {
 }  # fmt: skip
 
 
-def _fault(fault: networking.HTTPFaultInjection) -> api.fault.HTTPFault:
+def _fault(fault: networking.HTTPFaultInjection) -> api.fault.HTTPFault | None:
+    """A share that is not given is none, as Istio documents it. None when there is nothing to inject."""
     made = api.fault.HTTPFault()
     delay = fault.delay
     if delay is not None and delay.fixed_delay is not None:
         made.delay.fixed_delay.CopyFrom(api.duration(float(delay.fixed_delay)))
-        percent = delay.percentage.value if delay.percentage is not None else float(delay.percent or 100)
+        percent = delay.percentage.value if delay.percentage is not None else float(delay.percent)
         made.delay.percentage.CopyFrom(fraction(percent))
     abort = fault.abort
-    if abort is not None:
+    if abort is not None and (abort.grpc_status or abort.http_status):
         if abort.grpc_status:
             code = int(abort.grpc_status) if abort.grpc_status.isdigit() else _GRPC_CODES.get(abort.grpc_status, 2)
             made.abort.grpc_status = code
         else:
             made.abort.http_status = abort.http_status or 503
-        made.abort.percentage.CopyFrom(fraction(abort.percentage.value if abort.percentage is not None else 100.0))
-    return made
+        made.abort.percentage.CopyFrom(fraction(abort.percentage.value if abort.percentage is not None else 0.0))
+    return made if made.HasField("delay") or made.HasField("abort") else None
 
 
 def _cors(policy: networking.CorsPolicy) -> api.cors.CorsPolicy:
     made = api.cors.CorsPolicy()
     for origin in policy.allow_origins:
         made.allow_origin_string_match.append(string_matcher(origin))
-    for old in policy.allow_origin:
+    for old in policy.allow_origin if not policy.allow_origins else ():
         made.allow_origin_string_match.append(string_matcher(networking.StringMatch(exact=old)))
     made.allow_methods = ",".join(policy.allow_methods)
     made.allow_headers = ",".join(policy.allow_headers)
@@ -320,8 +338,5 @@ def _cors(policy: networking.CorsPolicy) -> api.cors.CorsPolicy:
     if policy.allow_credentials is not None:
         made.allow_credentials.value = policy.allow_credentials
     made.filter_enabled.default_value.CopyFrom(fraction(100.0))
-    if policy.unmatched_preflights == "IGNORE":
-        made.forward_not_matching_preflights.value = False
-    elif policy.unmatched_preflights == "FORWARD":
-        made.forward_not_matching_preflights.value = True
+    made.forward_not_matching_preflights.value = policy.unmatched_preflights != "IGNORE"
     return made

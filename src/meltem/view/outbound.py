@@ -46,6 +46,8 @@ class Outbound(msgspec.Struct, frozen=True):
     gateway: str = MESH
     """Which gateway's matches hold: `mesh` for sidecars, `namespace/name` at a gateway."""
     gateway_port: int = 0
+    tls: bool = False
+    """Whether clients speak TLS to the listener in question."""
 
 
 def cluster_name(port: int, subset: str, hostname: str) -> str:
@@ -174,22 +176,32 @@ def _json(setting: networking.LocalityLoadBalancer) -> str:
 # --- virtual hosts ---
 
 
+def meant(view: Outbound, service: Service) -> Service | None:
+    """The service that takes the calls: an ExternalName's target, if the mesh knows it; else the service itself."""
+    if not service.alias_of:
+        return service
+    found = view.service_for(service.alias_of)
+    return found if found is not None and not found.alias_of else None
+
+
 def http_virtual_hosts(
     view: Outbound, service: Service, routings: list[Routing]
 ) -> Iterator[tuple[str, VirtualHostView]]:
-    """(route configuration, virtual host) for each HTTP or sniffed port of the service."""
-    for port in service.ports:
-        if not (port.protocol.is_http or port.protocol is Protocol.AUTO):
+    """(route configuration, virtual host) for each HTTP or sniffed port of the service. An ExternalName has the ports
+    of the service that it stands for; for one that the mesh does not know there is nothing to do."""
+    target = meant(view, service)
+    for port in target.ports if target is not None else ():
+        if target is None or not (port.protocol.is_http or port.protocol is Protocol.AUTO):
             continue
         routes = routes_for(view, service.hostname, port.number, routings) if routings else ()
         if not routes:
-            routes = (default_route(view, service, port),)
+            routes = (default_route(view, service, target, port),)
         name = f"{service.hostname}:{port.number}"
         unit = VirtualHostView(
             name=name, domains=service_domains(view, service, port.number), routes=tuple(routes), mesh=view.mesh
         )
         yield str(port.number), unit
-        if port.protocol is Protocol.AUTO and _own_addresses(view.scope, service):
+        if port.protocol is Protocol.AUTO and target is service and _sniffed_alone(view.scope, service):
             yield name, msgspec.structs.replace(unit, domains=("*",))
 
 
@@ -209,18 +221,8 @@ def service_domains(view: Outbound, service: Service, port: int) -> tuple[str, .
     return tuple(dict.fromkeys(names))
 
 
-def default_route(view: Outbound, service: Service, port: Port) -> RouteView:
+def default_route(view: Outbound, service: Service, target: Service, port: Port) -> RouteView:
     """The route of a service without routing rules."""
-    target = service
-    if service.alias_of:
-        found = view.service_for(service.alias_of)
-        if found is None or found.port(port.number) is None:
-            return RouteView(
-                name="default",
-                clusters=(WeightedCluster(cluster="PassthroughCluster"),),
-                operation=f"{service.hostname}:{port.number}/*",
-            )
-        target = found
     return RouteView(
         name="default",
         clusters=(WeightedCluster(cluster=cluster_name(port.number, "", target.hostname)),),
@@ -230,14 +232,22 @@ def default_route(view: Outbound, service: Service, port: Port) -> RouteView:
 
 
 def routes_for(view: Outbound, host: str, port: int, routings: Iterable[Routing]) -> tuple[RouteView, ...]:
-    """The routes of all rules for a host, in the order of the rules' age, as far as they hold here."""
-    out: list[RouteView] = []
+    """The routes of the first rule for the host that has any here: sidecars do not merge several."""
     for routing in routings:
-        for rule in routing.http:
-            for match in _holding_matches(view, rule, port):
-                out.append(_route(view, routing, rule, match, host, port))
-                if match is None or catches_all(match):
-                    break
+        found = routes_of(view, host, port, routing)
+        if found:
+            return found
+    return ()
+
+
+def routes_of(view: Outbound, host: str, port: int, routing: Routing) -> tuple[RouteView, ...]:
+    """The routes of one rule as far as they hold here, up to the first that takes everything."""
+    out: list[RouteView] = []
+    for rule in routing.http:
+        for match in _holding_matches(view, rule, port):
+            out.append(_route(view, routing, rule, match, host, port))
+            if match is None or catches_all(match):
+                return tuple(out)
     return tuple(out)
 
 
@@ -257,13 +267,18 @@ def _holding_matches(view: Outbound, rule: networking.HTTPRoute, port: int) -> l
     """The rule's matches that can hold for this scope, gateway and port; [None] for a rule without matches."""
     if not rule.match:
         return [None]
-    return [
-        m
-        for m in rule.match
-        if source_matches(view.scope, m.source_labels, m.source_namespace)
-        and (not m.gateways or view.gateway in m.gateways)
-        and (not m.port or m.port == (view.gateway_port or port))
-    ]
+    return [m for m in rule.match if _holds(view, m, port)]
+
+
+def _holds(
+    view: Outbound, match: networking.HTTPMatch | networking.TCPMatch | networking.TLSMatch, port: int
+) -> bool:
+    """Of the conditions on who asks and where: a match that names gateways is not narrowed by labels of the client."""
+    if match.port and match.port != (view.gateway_port or port):
+        return False
+    if match.gateways:
+        return view.gateway in match.gateways
+    return source_matches(view.scope, match.source_labels, match.source_namespace)
 
 
 def _route(
@@ -280,36 +295,39 @@ def _route(
         where = destination_cluster(view, one.destination, port)
         clusters.append(WeightedCluster(cluster=where, weight=one.weight, headers=one.headers))
         target = view.service_for(one.destination.host)
-        if target is not None:
+        if target is not None and (one.weight > 0 or len(rule.route) == 1):
             for policy_ in _hash_policies(view, target, _port_of(view, one.destination, port), one.destination.subset):
                 if policy_ not in hashes:
                     hashes.append(policy_)
     sticky = _sticky(routing.sticky) if len(clusters) > 1 else None
-    mirrors = [(destination_cluster(view, m.destination, port), m.percentage.value if m.percentage else 100.0)
-               for m in rule.mirrors]  # fmt: skip
-    if rule.mirror is not None:
-        percent = rule.mirror_percentage.value if rule.mirror_percentage is not None else None
-        if percent is None:
-            old = rule.mirror_percent if rule.mirror_percent is not None else rule.mirror_percent_alias
-            percent = float(old) if old is not None else 100.0
-        mirrors.append((destination_cluster(view, rule.mirror, port), percent))
-    name = ".".join(n for n in (rule.name, match.name if match is not None else "") if n)
+    copies = [] if rule.mirror is None else [(rule.mirror, rule.mirror_share)]
+    copies += [(m.destination, 100.0 if m.percentage is None else m.percentage.value) for m in rule.mirrors]
     return RouteView(
-        name=name,
+        name=".".join(n for n in (rule.name, match.name if match is not None else "") if n),
         match=match,
         rule=rule,
         clusters=tuple(clusters),
-        mirrors=tuple(m for m in mirrors if m[1] > 0),
+        mirrors=tuple((destination_cluster(view, d, port), share) for d, share in copies if share > 0),
         hash_policies=(sticky, *hashes) if sticky is not None else tuple(hashes),
         sticky=sticky is not None,
-        operation=_operation(clusters, host, port, match),
-        source=f"{routing.namespace}/{routing.name}",
+        operation=_operation(clusters, routing.name, port, match),
+        source=f"{routing.namespace}/{routing.name}" if routing.source.startswith("VirtualService") else "",
+        redirect_port=redirect_port(rule.redirect, view.gateway_port or port, tls=view.tls),
     )
 
 
+def redirect_port(redirect: networking.HTTPRedirect | None, port: int, *, tls: bool) -> int:
+    """The port that the redirect names; 0 where none is written: the scheme's own, or Envoy's own choice."""
+    if redirect is None:
+        return 0
+    number = port if redirect.derive_port == "FROM_REQUEST_PORT" else redirect.port or 0
+    scheme = redirect.scheme or ("https" if tls else "http")
+    return 0 if (scheme, number) in (("http", 80), ("https", 443)) else number
+
+
 def _operation(clusters: list[WeightedCluster], host: str, port: int, match: networking.HTTPMatch | None) -> str:
-    """What tracing calls the operation: `host:port/path`, after the first destination."""
-    if clusters and clusters[0].cluster.startswith("outbound|"):
+    """What tracing calls the operation: `host:port/path` of the only destination, else `rule:port/path`."""
+    if len(clusters) == 1 and clusters[0].cluster.startswith("outbound|"):
         _, number, _, hostname = clusters[0].cluster.split("|", 3)
         host, port = hostname, int(number)
     path = "/*"
@@ -369,37 +387,43 @@ def _hash_policies(view: Outbound, service: Service, port: int, subset: str) -> 
 
 
 def _own_addresses(scope: Scope, service: Service) -> tuple[str, ...]:
-    return tuple(a for a in service.addresses_for(scope.cluster) if not is_network(a))
+    """Virtual addresses by which a connection can be told to be for this service, of the families that clients speak.
+    An automatic one counts only where clients learn it: where DNS is captured."""
+    return tuple(
+        a
+        for a in service.addresses_for(scope.cluster)
+        if not is_network(a) and (scope.ipv6 if ":" in a else scope.ipv4 or not scope.ipv6)
+    )
+
+
+def _sniffed_alone(scope: Scope, service: Service) -> bool:
+    """A sniffed port has a listener, and a route configuration, of its own."""
+    return bool(_own_addresses(scope, service)) and not service.headless
 
 
 def chains(view: Outbound, service: Service, routings: list[Routing]) -> Iterator[tuple[str, int, ChainView]]:
     """(address, port, chain): what the service brings to outbound listeners."""
     scope = view.scope
-    for port in service.ports:
+    for port in service.ports if not service.alias_of else ():
         number = port.number
         if port.protocol.is_http:
             yield scope.wildcard, number, ChainView(kind="http", route=str(number))
             continue
         if port.protocol is Protocol.UDP:
             continue
-        addresses = service.addresses_for(scope.cluster)
-        subnets = tuple(a for a in addresses if is_network(a))
-        own = tuple(a for a in addresses if not is_network(a))
+        subnets = tuple(a for a in service.addresses_for(scope.cluster) if is_network(a))
+        own = _own_addresses(scope, service)
         if service.headless and service.kubernetes:
             own = tuple(sorted({e.address for e in view.endpoints_of(service)}))
         tcp = list(_tcp_chains(view, service, port, routings, subnets))
         if port.protocol is Protocol.AUTO:
             for address in own or (scope.wildcard,):
-                sniffed = bool(own) and not service.headless
-                route = f"{service.hostname}:{number}" if sniffed else str(number)
-                yield address, number, ChainView(
-                    kind="auto", route=route, clusters=tcp[0].clusters, source=service.source, created=service.created,
-                    stat_prefix=tcp[0].stat_prefix, subnets=subnets,
-                )  # fmt: skip
+                route = f"{service.hostname}:{number}" if _sniffed_alone(scope, service) else str(number)
+                yield address, number, msgspec.structs.replace(tcp[0], kind="auto", route=route, subnets=subnets)
             continue
         for address in own or (scope.wildcard,):
             for chain in tcp:
-                if port.protocol.is_tls and not chain.sni and not own:
+                if port.protocol.is_tls and not chain.sni and not own and not chain.subnets:
                     chain = msgspec.structs.replace(chain, sni=(service.hostname,))
                 yield address, number, chain
 
@@ -422,23 +446,15 @@ def _tcp_chains(
     for routing in routings:
         for tls in routing.tls if port.protocol.is_tls else ():
             for match in tls.match:
-                if _l4_holds(view, match, port.number):
+                if _holds(view, match, port.number):
                     yield _chain(view, tls.route, port.number, match.sni_hosts, match.destination_subnets, common)
         for tcp in routing.tcp:
-            if not tcp.match or any(_l4_holds(view, m, port.number) for m in tcp.match):
+            if not tcp.match or any(_holds(view, m, port.number) for m in tcp.match):
                 nets = tuple(n for m in tcp.match for n in m.destination_subnets) or subnets
                 yield _chain(view, tcp.route, port.number, (), nets, common)
                 return
-    name = cluster_name(port.number, "", service.alias_of or service.hostname)
+    name = cluster_name(port.number, "", service.hostname)
     yield msgspec.structs.replace(common, clusters=(WeightedCluster(cluster=name),), stat_prefix=name, subnets=subnets)
-
-
-def _l4_holds(view: Outbound, match: networking.TCPMatch | networking.TLSMatch, port: int) -> bool:
-    return (
-        source_matches(view.scope, match.source_labels, match.source_namespace)
-        and (not match.gateways or view.gateway in match.gateways)
-        and (not match.port or match.port == (view.gateway_port or port))
-    )
 
 
 def _chain(
