@@ -17,6 +17,7 @@ from meltem import yamlio
 from meltem.engine import Engine
 from meltem.objects import Json, JsonObject
 from meltem.resources.parse import parse
+from meltem.validate import envoy_check
 from meltem.view.proxy import Proxy, ProxyKind
 
 CLUSTER = "Kubernetes"
@@ -101,66 +102,9 @@ def readable(kind: str, body: bytes) -> dict[str, object]:
 
 
 def bootstrap(everything: Mapping[str, Mapping[str, bytes]], sds: Path, admin_port: int = 0) -> str:
-    """A static bootstrap (JSON) of what a proxy is sent, for `envoy --mode validate`: endpoints in their clusters,
-    routes in their listeners, virtual hosts in their routes. `sds`: a directory that gets empty secret files."""
-    for name in ("sds-default.json", "sds-rootca.json"):
-        (sds / name).write_text('{"resources": []}')
-    clusters = [_static_cluster(b, everything["endpoints"]) for b in everything["clusters"].values()]
-    listeners = [_static_listener(b, everything) for b in everything["listeners"].values()]
-    document = {
-        "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin_port}}},
-        "node": {"id": "test", "cluster": "test"},
-        "static_resources": {
-            "clusters": [json_format.MessageToDict(c, preserving_proto_field_name=True) for c in clusters],
-            "listeners": [json_format.MessageToDict(m, preserving_proto_field_name=True) for m in listeners],
-        },
-    }
-    return json.dumps(document).replace("/etc/istio/proxy", str(sds))
-
-
-def _static_cluster(body: bytes, endpoints: Mapping[str, bytes]) -> api.cluster.Cluster:
-    cluster = api.cluster.Cluster.FromString(body)
-    if cluster.type == api.cluster.Cluster.EDS and not cluster.HasField("cluster_type"):
-        cluster.ClearField("eds_cluster_config")
-        cluster.type = api.cluster.Cluster.STATIC
-        found = endpoints.get(cluster.name)
-        cluster.load_assignment.cluster_name = cluster.name
-        if found is not None:
-            cluster.load_assignment.CopyFrom(api.endpoint.ClusterLoadAssignment.FromString(found))
-    return cluster
-
-
-def _static_listener(body: bytes, everything: Mapping[str, Mapping[str, bytes]]) -> api.listener.Listener:
-    listener = api.listener.Listener.FromString(body)
-    chains = [*listener.filter_chains]
-    if listener.HasField("default_filter_chain"):
-        chains.append(listener.default_filter_chain)
-    for chain in chains:
-        for one in chain.filters:
-            if one.typed_config.type_url.endswith("HttpConnectionManager"):
-                manager = api.hcm.HttpConnectionManager.FromString(one.typed_config.value)
-                if manager.HasField("rds"):
-                    name = manager.rds.route_config_name
-                    manager.route_config.CopyFrom(whole_route(name, everything))
-                one.typed_config.CopyFrom(api.pack(manager))
-    return listener
-
-
-def whole_route(name: str, everything: Mapping[str, Mapping[str, bytes]]) -> api.route.RouteConfiguration:
-    """A route configuration with the virtual hosts that come by themselves put in."""
-    found = everything["routes"].get(name)
-    route = api.route.RouteConfiguration.FromString(found) if found is not None else api.route.RouteConfiguration()
-    route.name = name
-    route.ClearField("vhds")
-    hosts = [
-        api.route_components.VirtualHost.FromString(b)
-        for n, b in sorted(everything["virtualhosts"].items())
-        if n.startswith(f"{name}/")
-    ]
-    rest = list(route.virtual_hosts)
-    del route.virtual_hosts[:]
-    route.virtual_hosts.extend((*hosts, *rest))
-    return route
+    """A static bootstrap (JSON) of what a proxy is sent (kind → name → message), for `envoy --mode validate`. `sds`: a
+    directory that gets empty secret files."""
+    return envoy_check.static_bootstrap({TYPES[k]: v for k, v in everything.items()}, sds, admin_port)
 
 
 def any_types(messages: Iterable[any_pb2.Any]) -> set[str]:

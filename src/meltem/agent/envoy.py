@@ -14,6 +14,7 @@ import signal
 import sys
 from pathlib import Path
 
+from meltem.agent import node
 from meltem.agent.environment import AgentSettings
 from meltem.errors import EnvironmentError_, UserError
 from meltem.objects import int_at, str_at
@@ -123,7 +124,10 @@ async def start(settings: AgentSettings, bootstrap_path: Path) -> asyncio.subpro
     program = find_envoy(str_at(settings.proxy_config, "binaryPath"))
     try:
         return await asyncio.create_subprocess_exec(
-            program, *arguments(settings, bootstrap_path), stdin=asyncio.subprocess.DEVNULL
+            program,
+            *arguments(settings, bootstrap_path),
+            stdin=asyncio.subprocess.DEVNULL,
+            env={**os.environ, **node.telemetry_environment(settings)},
         )
     except OSError as error:
         raise EnvironmentError_(f"{program} cannot be started: {error.strerror}") from None

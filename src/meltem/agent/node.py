@@ -16,6 +16,9 @@ from meltem.objects import Json, JsonObject, str_at
 ISTIO_VERSION = "1.27.0"
 """The Istio release whose behaviour a control plane may expect from this proxy."""
 
+UNKNOWN = "unknown"
+"""What metrics show for a value that is not there."""
+
 
 def node_id(settings: AgentSettings) -> str:
     """`sidecar~10.0.0.7~reviews-v1-abc.default~default.svc.cluster.local`."""
@@ -85,6 +88,33 @@ def metadata(settings: AgentSettings) -> JsonObject:
     if settings.flags.outlier_log_path:
         found["OUTLIER_LOG_PATH"] = settings.flags.outlier_log_path
     return {k: found[k] for k in sorted(found)}
+
+
+def telemetry_environment(settings: AgentSettings) -> dict[str, str]:
+    """What the mesh's metrics say of this workload, as environment variables of Envoy: the generated listeners, which
+    many workloads share, read them from there."""
+    labels, meta = settings.labels, settings.environment
+    workload = meta.get("ISTIO_META_WORKLOAD_NAME", "")
+    found = {
+        "WORKLOAD": workload,
+        "NAMESPACE": settings.pod_namespace,
+        "CANONICAL_SERVICE": labels.get("service.istio.io/canonical-name")
+        or labels.get("app.kubernetes.io/name")
+        or labels.get("app")
+        or workload,
+        "CANONICAL_REVISION": labels.get("service.istio.io/canonical-revision")
+        or labels.get("app.kubernetes.io/version")
+        or labels.get("version")
+        or "latest",
+        "CLUSTER": meta.get("ISTIO_META_CLUSTER_ID", "") or "Kubernetes",
+        "APP": labels.get("app", ""),
+        "VERSION": labels.get("version", ""),
+    }
+    known = {name: value.replace(";", "") or UNKNOWN for name, value in found.items()}
+    return {f"MELTEM_{k}": v for k, v in known.items()} | {
+        "MELTEM_PEER": ";".join(known.values()),
+        "MELTEM_UNKNOWN": UNKNOWN,
+    }
 
 
 def _json_object(name: str, text: str) -> JsonObject:

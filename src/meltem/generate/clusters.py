@@ -89,7 +89,9 @@ def _thresholds(
 def _metadata(view: ClusterView) -> api.base.Metadata:
     """What telemetry reads: the service, the subset and the destination rule."""
     struct = api.struct_pb2.Struct()
-    struct["services"] = [{"host": view.hostname, "name": view.service_name, "namespace": view.namespace}]
+    service = {"host": view.hostname, "name": view.service_name, "namespace": view.namespace}
+    struct["services"] = [service]
+    struct.update(service)  # metrics cannot look into the list
     if view.policy_source:
         namespace, _, name = view.policy_source.partition("/")
         struct["config"] = f"/apis/networking.istio.io/v1/namespaces/{namespace}/destination-rule/{name}"
@@ -274,7 +276,10 @@ def _inbound(view: InboundView, port: InboundPort) -> Resource:
         circuit_breakers={"thresholds": [_thresholds(port.pool, None)]},
     )
     services = message.metadata.filter_metadata["istio"]
-    services["services"] = [{"host": h, "namespace": ns, "name": n} for h, ns, n in port.services]
+    found = [{"host": h, "namespace": ns, "name": n} for h, ns, n in port.services]
+    services["services"] = found
+    if found:
+        services.update(found[0])
     if port.address.startswith("unix://"):
         message.type = C.STATIC
         message.load_assignment.CopyFrom(endpoints.to_pipe(port.cluster, port.address.removeprefix("unix://")))
@@ -317,6 +322,7 @@ def _inbound_passthrough(view: InboundView, family: int) -> Resource:
         connect_timeout=api.duration(view.mesh.connect_timeout),
         circuit_breakers={"thresholds": [_thresholds(None, None)]},
     )
+    message.metadata.filter_metadata["istio"]["name"] = name
     _bind_loopback(message, family == 4)
     options = api.http_protocol_options.HttpProtocolOptions(
         use_downstream_protocol_config={"http_protocol_options": {}, "http2_protocol_options": {}}
@@ -341,10 +347,12 @@ def passthrough(mesh: MeshOptions) -> Resource:
         circuit_breakers={"thresholds": [_thresholds(None, None)]},
         typed_extension_protocol_options={HTTP_OPTIONS: api.pack(options)},
     )
+    message.metadata.filter_metadata["istio"]["name"] = names.PASSTHROUGH_CLUSTER  # what metrics call the service
     return api.resource(api.CLUSTER, names.PASSTHROUGH_CLUSTER, message)
 
 
 def blackhole(mesh: MeshOptions) -> Resource:
     """To nowhere."""
     message = C(name=names.BLACKHOLE_CLUSTER, type=C.STATIC, connect_timeout=api.duration(mesh.connect_timeout))
+    message.metadata.filter_metadata["istio"]["name"] = names.BLACKHOLE_CLUSTER
     return api.resource(api.CLUSTER, names.BLACKHOLE_CLUSTER, message)

@@ -79,8 +79,21 @@ def _endpoint(endpoint: Endpoint) -> LbEndpoint:
     if endpoint.mutual_tls:
         fields["envoy.transport_socket_match"]["tlsMode"] = "istio"
     if endpoint.workload or endpoint.namespace:
-        fields["istio"]["workload"] = workload_text(endpoint)
+        for key, value in telemetry_fields(endpoint).items():
+            fields["istio"][key] = value
     return made
+
+
+def telemetry_fields(endpoint: Endpoint) -> dict[str, str]:
+    """What the client's metrics say of the callee: Istio's `workload`, and the same in parts (Envoy cannot split it) under
+    the keys of `labels.ENDPOINT_FIELDS`; app and version only where they differ from the canonical names."""
+    labels = dict(endpoint.labels)
+    whole = workload_text(endpoint)
+    name, namespace, service, revision, cluster = whole.split(";")
+    found = {"workload": whole, "w": name, "n": namespace, "s": service, "r": revision, "c": cluster}
+    app, version = labels.get("app", ""), labels.get("version", "")
+    found |= {k: v for k, v, other in (("a", app, service), ("v", version, revision)) if v != other and v}
+    return {k: v for k, v in found.items() if v}
 
 
 def workload_text(endpoint: Endpoint) -> str:

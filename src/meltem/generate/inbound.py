@@ -163,7 +163,7 @@ def _encrypted(view: InboundView, port: InboundPort, where: int) -> Iterable[Fil
         yield FilterChain(
             name=_name(port, where),
             filter_chain_match=_match(where, "tls", plain_http),
-            filters=[_http(view, port)],
+            filters=[_http(view, port, mutual_tls=True)],
             transport_socket=tls.socket(tls.mesh_server(tls.ALPN_INBOUND_HTTP, view.mesh.min_tls)),
         )
     if not port.protocol.is_http:
@@ -171,7 +171,7 @@ def _encrypted(view: InboundView, port: InboundPort, where: int) -> Iterable[Fil
         yield FilterChain(
             name=_name(port, where),
             filter_chain_match=_match(where, "tls", () if strict else tcp),
-            filters=[_tcp(view, port)],
+            filters=[_tcp(view, port, mutual_tls=True)],
             transport_socket=tls.socket(tls.mesh_server(("istio",), view.mesh.min_tls)),
         )
 
@@ -219,7 +219,7 @@ def _name(port: InboundPort, where: int) -> str:
     return f"{host}_{port.port}"
 
 
-def _http(view: InboundView, port: InboundPort) -> api.listener_components.Filter:
+def _http(view: InboundView, port: InboundPort, *, mutual_tls: bool = False) -> api.listener_components.Filter:
     host = VirtualHostView(
         name=f"inbound|http|{port.service_port}", domains=port.domains, routes=port.routes, mesh=view.mesh
     )
@@ -227,18 +227,22 @@ def _http(view: InboundView, port: InboundPort) -> api.listener_components.Filte
         Position.INBOUND,
         view.mesh,
         stat_prefix=f"inbound_0.0.0.0_{port.port}",
-        filters=http_filters(Position.INBOUND, grpc_web=port.protocol is Protocol.GRPC_WEB),
+        filters=http_filters(Position.INBOUND, view.filters, grpc_web=port.protocol is Protocol.GRPC_WEB),
         route_config=inbound_configuration(port.cluster, port.domains, port.routes, host),
         http10=view.http10,
+        policies=view.filters,
+        mutual_tls=mutual_tls,
     )
 
 
-def _tcp(view: InboundView, port: InboundPort) -> api.listener_components.Filter:
+def _tcp(view: InboundView, port: InboundPort, *, mutual_tls: bool = False) -> api.listener_components.Filter:
     return tcp_proxy(
         view.mesh,
         Position.INBOUND,
         stat_prefix=port.cluster,
         clusters=(WeightedCluster(cluster=port.cluster),),
+        policies=view.filters,
+        mutual_tls=mutual_tls,
     )
 
 

@@ -12,6 +12,7 @@ from meltem.graph.authn import PeerPolicy, TLSMode
 from meltem.graph.model import Endpoint, Protocol, Resolution, ServiceKey
 from meltem.resources import networking
 from meltem.resources.base import encode_hook
+from meltem.view.filters import NO_FILTERS, Filters
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
@@ -71,7 +72,14 @@ class ClusterView(Unit, frozen=True, kw_only=True):
     endpoints: tuple[Endpoint, ...] = ()
     """For DNS clusters, whose endpoints stand in the cluster itself."""
     locality: tuple[str, str, str] = ("", "", "")
-    is_router: bool = False
+    balance: str = ""
+    """Locality settings as JSON where they hold; empty: localities do not matter."""
+    client_labels: tuple[tuple[str, str], ...] = ()
+    """For DNS clusters with locality settings by labels."""
+    secrets_by_sds: bool = False
+    """Client certificates named by a secret may be asked of the control plane (gateways, selected sidecars)."""
+    sni_dnat: bool = False
+    """Reached by its name as the SNI through an east-west gateway: TLS is not ours."""
     ipv4: bool = True
     ipv6: bool = False
     mesh: MeshOptions
@@ -90,6 +98,8 @@ class EndpointsKey(msgspec.Struct, frozen=True):
     """The client's; set only where localities matter."""
     balance: str = ""
     """Locality settings as JSON; empty: localities do not matter."""
+    client_labels: tuple[tuple[str, str], ...] = ()
+    """Those of the client that a failoverPriority names."""
     cluster: str = ""
     network: str = ""
     node: str = ""
@@ -129,9 +139,11 @@ class RouteView(Unit, frozen=True, kw_only=True):
     """`x-envoy-decorator-operation`: host:port/path."""
     source: str = ""
     """`namespace/name` of the VirtualService."""
-    host_rewrite_auto: bool = False
+    redirect_port: int = 0
+    """Port of a redirect, worked out; 0: none is written."""
+    alt_svc_port: int = 0
+    """HTTP/3 is offered at this port; 0: not."""
     idle_timeout: float | None = None
-    websocket: bool = True
 
 
 class VirtualHostView(Unit, frozen=True, kw_only=True):
@@ -172,8 +184,13 @@ class ChainView(Unit, frozen=True, kw_only=True):
     idle_timeout: float | None = None
     created: str = ""
     hash_source_ip: bool = False
+    max_duration: float | None = None
+    """Longest life of a connection, in seconds."""
+    tunnel: networking.Tunnel | None = None
+    dynamic_dns: str = ""
+    """The wildcard host whose real name is the connection's SNI; empty: addresses are known."""
+    dynamic_port: int = 0
     mongo: bool = False
-    http2: bool = False
 
 
 class WorkloadIdentity(Unit, frozen=True, kw_only=True):
@@ -202,6 +219,7 @@ class OutboundListenerView(Unit, frozen=True, kw_only=True):
     """What no chain takes goes where it was meant to; else it is refused."""
     http10: bool = False
     transparent: bool = False
+    filters: Filters = NO_FILTERS
     mesh: MeshOptions
 
 
@@ -216,6 +234,7 @@ class VirtualOutboundView(Unit, frozen=True, kw_only=True):
     """Where unknown traffic goes, if somewhere else than to its own destination."""
     tproxy: bool = False
     inbound_port: int = 15006
+    filters: Filters = NO_FILTERS
     mesh: MeshOptions
 
 
@@ -256,6 +275,7 @@ class InboundView(Unit, frozen=True, kw_only=True):
     """Ports that no service has are let through too (no Sidecar ingress restricts them)."""
     identity: WorkloadIdentity = WorkloadIdentity()
     http10: bool = False
+    filters: Filters = NO_FILTERS
     mesh: MeshOptions
 
 
@@ -271,7 +291,8 @@ class GatewayChain(Unit, frozen=True, kw_only=True):
     """Where the server's Gateway is."""
     clusters: tuple[WeightedCluster, ...] = ()
     subnets: tuple[str, ...] = ()
-    http3: bool = False
+    tcp: ChainView | None = None
+    """For `tcp`: the clusters and what the destination rule says of their connections."""
     source: str = ""
 
 
@@ -282,6 +303,9 @@ class GatewayListenerView(Unit, frozen=True, kw_only=True):
     address: str
     port: int
     ipv6: bool = False
+    udp: bool = False
+    """HTTP/3: a QUIC listener beside the TCP one."""
     chains: tuple[GatewayChain, ...] = ()
     http10: bool = False
+    filters: Filters = NO_FILTERS
     mesh: MeshOptions

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 
 from meltem import envoyapi as api
 from meltem.generate import tls
-from meltem.generate.filters import access_log, telemetry
+from meltem.generate.filters import access_log, metrics, peers, telemetry
+from meltem.view.filters import NO_FILTERS, Filters
 from meltem.view.units import MeshOptions, WeightedCluster
 
 Filter = api.listener_components.Filter
@@ -41,9 +42,11 @@ def http_filter(name: str, config: api.message.Message) -> HttpFilter:
     return HttpFilter(name=name, typed_config=api.pack(config))
 
 
-def http_filters(position: Position, *, grpc_web: bool = False, alpn: tuple[str, ...] = ()) -> list[HttpFilter]:
+def http_filters(
+    position: Position, filters: Filters = NO_FILTERS, *, grpc_web: bool = False, alpn: tuple[str, ...] = ()
+) -> list[HttpFilter]:
     """`alpn`: what upstream mutual TLS is to offer, where the cluster cannot know (sniffed ports, gateways)."""
-    made: list[HttpFilter] = [*telemetry.peer_metadata(position.value)]
+    made: list[HttpFilter] = [peers.server() if position is Position.INBOUND else peers.client()]
     if grpc_web:
         made.append(http_filter("envoy.filters.http.grpc_web", api.grpc_web.GrpcWeb()))
     made.append(
@@ -84,9 +87,10 @@ def connection_manager(
     route_name: str = "",
     route_config: api.route.RouteConfiguration | None = None,
     http10: bool = False,
-    forward_certificate: str = "",
+    policies: Filters = NO_FILTERS,
+    mutual_tls: bool = False,
 ) -> Filter:
-    """Either `route_name` (by RDS) or `route_config` (in place)."""
+    """Either `route_name` (by RDS) or `route_config` (in place). `mutual_tls`: the chain takes only the mesh's own."""
     inbound = position is Position.INBOUND
     manager = api.hcm.HttpConnectionManager(
         stat_prefix=stat_prefix,
@@ -95,7 +99,10 @@ def connection_manager(
         use_remote_address={"value": position is Position.GATEWAY},
         normalize_path={"value": True},
         path_with_escaped_slashes_action=api.hcm.HttpConnectionManager.KEEP_UNCHANGED,
-        access_log=[*access_log.file_logs(mesh), *telemetry.http_stats(position.value)],
+        access_log=[
+            *access_log.file_logs(mesh),
+            *metrics.http_stats(policies.telemetry, inbound=inbound, mutual_tls=mutual_tls),
+        ],
         upgrade_configs=[{"upgrade_type": "websocket"}],
         strip_trailing_host_dot=True,
         request_id_extension=_request_id(),
@@ -147,11 +154,13 @@ def tcp_proxy(
     clusters: tuple[WeightedCluster, ...],
     idle_timeout: float | None = None,
     hash_source_ip: bool = False,
+    policies: Filters = NO_FILTERS,
+    mutual_tls: bool = False,
 ) -> Filter:
-    proxy = api.tcp_proxy.TcpProxy(
-        stat_prefix=stat_prefix,
-        access_log=[*access_log.file_logs(mesh), *telemetry.tcp_stats(position.value)],
-    )
+    counted = metrics.tcp_stats(policies.telemetry, inbound=position is Position.INBOUND, mutual_tls=mutual_tls)
+    proxy = api.tcp_proxy.TcpProxy(stat_prefix=stat_prefix, access_log=[*access_log.file_logs(mesh), *counted])
+    if counted:
+        proxy.access_log_options.flush_access_log_on_connected = True
     if len(clusters) == 1:
         proxy.cluster = clusters[0].cluster
     else:

@@ -9,8 +9,6 @@ all workloads of a scope.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from meltem import envoyapi as api
 from meltem.view.units import MeshOptions
 
@@ -20,18 +18,6 @@ HttpFilter = api.hcm.HttpFilter
 def anchor(name: str) -> HttpFilter:
     """A filter that does nothing, under a name that EnvoyFilters look for."""
     return HttpFilter(name=name, typed_config=api.pack(api.header_mutation.HeaderMutation()))
-
-
-def peer_metadata(_position: str) -> Iterable[HttpFilter]:
-    yield anchor("istio.metadata_exchange")
-
-
-def http_stats(_position: str) -> list[api.accesslog.AccessLog]:
-    return []
-
-
-def tcp_stats(_position: str) -> list[api.accesslog.AccessLog]:
-    return []
 
 
 def tracing(manager: api.hcm.HttpConnectionManager, position: str, mesh: MeshOptions) -> None:
