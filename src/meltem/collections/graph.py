@@ -22,6 +22,7 @@ that order per transaction suffices.
 # pyright: reportPrivateUsage=false
 from __future__ import annotations
 
+import heapq
 from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Generic, NamedTuple, TypeVar, cast
@@ -77,6 +78,7 @@ class _Readable:
         if readers:
             for node, task in readers:
                 node._dirty.add(task)
+                self.graph._touch(node)
 
     def _add_reader(self, key: Hashable, task: _Task) -> None:
         self._readers.setdefault(key, {})[task] = None
@@ -105,6 +107,7 @@ class Collection(_Readable, Generic[K, V]):
         self._indexes: list[Index[Hashable, K, V]] = []
         self._products: list[tuple[_Pairing, bool]] = []
         self._derivations: list[_Derived] = []
+        self._unions: list[_Readable] = []
 
     def get(self, key: K) -> V | None:
         return self._values.get(key)
@@ -155,8 +158,11 @@ class Collection(_Readable, Generic[K, V]):
             self._wake(_ALL)
         for node in self._derivations:
             node._dirty.update(self._changes)
+            self.graph._touch(node)
         for index in self._indexes:
             index._update(self._changes)
+        for union in self._unions:
+            self.graph._touch(union)
         for product, left in self._products:
             product.input_changed(left, self._changes)
 
@@ -172,15 +178,18 @@ class Source(Collection[K, V]):
 
     def set(self, key: K, value: V) -> None:
         self.graph._writable(self)
+        self.graph._touch(self)
         self._put(key, value)
 
     def delete(self, key: K) -> None:
         self.graph._writable(self)
+        self.graph._touch(self)
         self._put(key, None)
 
     def replace(self, content: Mapping[K, V]) -> None:
         """Make the content exactly this; only real differences count as changes."""
         self.graph._writable(self)
+        self.graph._touch(self)
         for key in [k for k in self._values if k not in content]:
             self._put(key, None)
         for key, value in content.items():
@@ -395,6 +404,7 @@ class _Union(Collection[K, V]):
         super().__init__(graph, name)
         self._parts = parts
         for part in parts:
+            part._unions.append(self)
             self._take(part)
 
     def _take(self, keys: Iterable[K]) -> None:
@@ -438,6 +448,7 @@ class _Product(_Derivation[K2, V2], _Pairing):
         # last sees the changes of both.
         other = self._right if is_left else self._left
         others = {*other, *other._changes}
+        self.graph._touch(self)
         if is_left:
             self._dirty.update((lk, rk) for lk in keys for rk in others)
         else:
@@ -454,8 +465,13 @@ class Graph:
 
     def __init__(self) -> None:
         self._nodes: list[_Readable] = []
-        self._listeners: list[tuple[Collection[Hashable, object], Callable[[Changes[Hashable, object]], None]]] = []
+        self._listeners: dict[
+            int, list[tuple[Collection[Hashable, object], Callable[[Changes[Hashable, object]], None]]]
+        ] = {}
         self._after: list[Callable[[], None]] = []
+        self._pending: list[int] = []
+        self._touched: set[int] = set()
+        """Ranks of the nodes that the transaction has work for: a heap, and the same as a set."""
         self._failures: dict[tuple[str, Hashable], Failure] = {}
         self._depth = 0
         self._settling = False
@@ -505,7 +521,7 @@ class Graph:
 
     def on_commit(self, collection: Collection[K, V], listener: Callable[[Changes[K, V]], None]) -> None:
         """`listener(changes)` after every transaction that changed the collection (net: old and new differ)."""
-        self._listeners.append(
+        self._listeners.setdefault(collection.rank, []).append(
             (
                 cast("Collection[Hashable, object]", collection),
                 cast("Callable[[Changes[Hashable, object]], None]", listener),
@@ -532,14 +548,22 @@ class Graph:
 
     def _commit(self) -> None:
         self._settling = True
+        settled: list[_Readable] = []
         try:
-            for node in self._nodes:
+            while self._pending:  # what a node touches has a higher rank than it has itself
+                node = self._nodes[heapq.heappop(self._pending)]
+                settled.append(node)
                 node._settle()
-            notices = [(listener, node._changes) for node, listener in self._listeners if node._changes]
-            for node in self._nodes:
+            notices: list[tuple[Callable[[Changes[Hashable, object]], None], Changes[Hashable, object]]] = []
+            for rank in sorted(self._touched & self._listeners.keys()):
+                for collection, listener in self._listeners[rank]:
+                    if collection._changes:
+                        notices.append((listener, collection._changes))
+            for node in settled:
                 node._clear()
         finally:
             self._settling = False
+            self._touched.clear()
         for listener, changes in notices:
             listener(changes)
         for action in self._after:
@@ -550,6 +574,14 @@ class Graph:
         if self._depth == 0 and not self._settling:
             node._settle()
             node._clear()
+            self._touched.discard(node.rank)
+            self._pending = sorted(rank for rank in self._pending if rank != node.rank)
+
+    def _touch(self, node: _Readable | _Derived) -> None:
+        """The node has work in this transaction."""
+        if node.rank not in self._touched:
+            self._touched.add(node.rank)
+            heapq.heappush(self._pending, node.rank)
 
     def _register(self, node: _Readable) -> int:
         self._nodes.append(node)
