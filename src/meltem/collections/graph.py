@@ -325,7 +325,7 @@ class _Derivation(Collection[K2, V2], _Derived):
                 outputs = self._compute(reader, key)
                 self._failures.pop((self.name, key), None)
             except Exception as error:
-                self._failures[(self.name, key)] = Failure(self.name, key, error)
+                self.graph._fail(Failure(self.name, key, error))
                 outputs = {}
             self._record_reads(key, reader.reads)
             self._replace_outputs(key, outputs or {})
@@ -473,6 +473,7 @@ class Graph:
         self._touched: set[int] = set()
         """Ranks of the nodes that the transaction has work for: a heap, and the same as a set."""
         self._failures: dict[tuple[str, Hashable], Failure] = {}
+        self._failure_listeners: list[Callable[[Failure], None]] = []
         self._depth = 0
         self._settling = False
 
@@ -576,6 +577,17 @@ class Graph:
             node._clear()
             self._touched.discard(node.rank)
             self._pending = sorted(rank for rank in self._pending if rank != node.rank)
+
+    def on_failure(self, listener: Callable[[Failure], None]) -> None:
+        """`listener(failure)` when a derivation raises that did not, or did otherwise, before."""
+        self._failure_listeners.append(listener)
+
+    def _fail(self, failure: Failure) -> None:
+        known = self._failures.get((failure.collection, failure.key))
+        self._failures[(failure.collection, failure.key)] = failure
+        if known is None or repr(known.error) != repr(failure.error):
+            for listener in self._failure_listeners:
+                listener(failure)
 
     def _touch(self, node: _Readable | _Derived) -> None:
         """The node has work in this transaction."""

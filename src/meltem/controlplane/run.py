@@ -27,6 +27,7 @@ from meltem.ca.service import CertificateService, RpcHandler
 from meltem.ca.serving import ServingCertificate, serving_names
 from meltem.ca.store import AuthorityStore, StoreSettings
 from meltem.clock import Clock, SystemClock
+from meltem.collections import Failure
 from meltem.controlplane import http
 from meltem.controlplane.debug import Debug
 from meltem.controlplane.feed import Feed
@@ -59,6 +60,11 @@ async def run(flags: Flags, settings: Settings) -> None:
         await ControlPlane(client, flags, settings, SystemClock()).run()
 
 
+def _log_failure(failure: Failure) -> None:
+    """A part of the configuration that could not be made: it costs only itself, and must not go unseen."""
+    log.error("configuration not made", collection=failure.collection, key=str(failure.key), exc_info=failure.error)
+
+
 class ControlPlane:
     """One istiod."""
 
@@ -69,6 +75,7 @@ class ControlPlane:
         self._clock = clock
         self._namespace = flags.namespace or settings.pod_namespace
         self.engine = Engine(flags.domain)
+        self.engine.graph.on_failure(_log_failure)
         self._registry = CollectorRegistry()
         self._limits = ConnectionLimits(send_timeout=settings.pilot_xds_send_timeout or 30.0)
         self._metrics = XdsMetrics(self._registry, __version__)
