@@ -33,6 +33,13 @@ VERBS = (
     Verb("local", "meltem.cli.local:local", "Runs a cluster on this machine alone"),
     Verb("manifest", "meltem.cli.manifest:manifest", "Generates and compares manifests"),
     Verb("profile", "meltem.cli.profile:profile", "Lists, shows and compares configuration profiles"),
+    Verb("proxy-config", "meltem.cli.proxy.config:proxy_config", "Shows what the Envoy of a pod holds", aliases=("pc",)),
+    Verb(
+        "proxy-status",
+        "meltem.cli.proxy.status:proxy_status",
+        "Shows which proxies have what the control plane sends them",
+        aliases=("ps",),
+    ),
     Verb("tag", "meltem.cli.tag:tag", "Manages revision tags: names that stand for a revision"),
     Verb("uninstall", "meltem.cli.uninstall:uninstall", "Removes Meltem from a cluster"),
     Verb("upgrade", "meltem.cli.install:upgrade", "Upgrades Meltem in place"),

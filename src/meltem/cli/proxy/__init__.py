@@ -1,0 +1,1 @@
+"""What a proxy has: `istioctl proxy-config`, `proxy-status` and what they share."""
