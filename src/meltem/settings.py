@@ -26,7 +26,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     inject_enabled: bool = True
     enable_ca_server: bool = True
     enable_leader_election: bool = True
-    enable_native_sidecars: bool = True
+    enable_native_sidecars: bool = False
+    """Off unless asked for, so that the proxy stands among `spec.containers`, where Istio's users look for it."""
     enable_debug_on_http: bool = True
     enable_debug_endpoint_auth: bool = True
     unsafe_enable_admin_endpoints: bool = False

