@@ -7,7 +7,7 @@ InvalidResource where the pod asks for what cannot be (CreateContainerConfigErro
 from __future__ import annotations
 
 import pwd
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import msgspec
 
@@ -83,11 +83,9 @@ def build(pod: JsonObject, sandbox: Sandbox, parts: Parts) -> ContainerSpec:
         ipc_namespace="/proc/1/ns/ipc" if bool_at(pod, "spec", "hostIPC") else str(namespaces / "ipc"),
         uts_namespace=str(namespaces / "uts"),
         pid_namespace="host" if host_pid else sandbox.shared_pid or "new",
-        binds=[
-            *host.keep_binds([*needed, *outside], hidden),
-            *(b for b in own_files if b.target not in taken),
-            *parts.binds,
-        ],
+        binds=_ordered(
+            host.keep_binds([*needed, *outside], hidden), [b for b in own_files if b.target not in taken], parts.binds
+        ),
         hide=hidden,
         open_up=host.passages(needed),
         readonly_root=bool_at(container, "securityContext", "readOnlyRootFilesystem"),
@@ -100,6 +98,14 @@ def build(pod: JsonObject, sandbox: Sandbox, parts: Parts) -> ContainerSpec:
         upper_on_tmpfs=sandbox.upper_on_tmpfs,
         stop_signal=stop_signal(container, parts.image),
     )
+
+
+def _ordered(kept: list[Bind], own: list[Bind], volumes: list[Bind]) -> list[Bind]:
+    """Volumes lie over what is kept of the host, except where a needed path is below a volume (an emptyDir at /tmp when
+    the Python environment is somewhere under it)."""
+    tops = [PurePosixPath(v.target) for v in volumes]
+    below = [k for k in kept if any(t in PurePosixPath(k.target).parents for t in tops)]
+    return [*(k for k in kept if k not in below), *own, *volumes, *below]
 
 
 def hidden_root(config: ClusterConfig) -> str:
