@@ -25,6 +25,7 @@ from envoy.config.core.v3 import address_pb2 as address
 from envoy.config.core.v3 import base_pb2 as base
 from envoy.config.core.v3 import config_source_pb2 as config_source
 from envoy.config.core.v3 import extension_pb2 as extension
+from envoy.config.core.v3 import grpc_service_pb2 as grpc_service
 from envoy.config.core.v3 import health_check_pb2 as health_check
 from envoy.config.core.v3 import http_uri_pb2 as http_uri
 from envoy.config.core.v3 import protocol_pb2 as protocol
@@ -38,12 +39,16 @@ from envoy.config.metrics.v3 import stats_pb2 as metrics_stats
 from envoy.config.rbac.v3 import rbac_pb2 as rbac
 from envoy.config.route.v3 import route_components_pb2 as route_components
 from envoy.config.route.v3 import route_pb2 as route
+from envoy.config.trace.v3 import datadog_pb2 as datadog
 from envoy.config.trace.v3 import http_tracer_pb2 as http_tracer
 from envoy.config.trace.v3 import opentelemetry_pb2 as opentelemetry
+from envoy.config.trace.v3 import skywalking_pb2 as skywalking
 from envoy.config.trace.v3 import zipkin_pb2 as zipkin
 from envoy.data.accesslog.v3 import accesslog_pb2 as accesslog_data
 from envoy.extensions.access_loggers.file.v3 import file_pb2 as file_access_log
+from envoy.extensions.access_loggers.filters.cel.v3 import cel_pb2 as cel_filter
 from envoy.extensions.access_loggers.grpc.v3 import als_pb2 as grpc_access_log
+from envoy.extensions.access_loggers.open_telemetry.v3 import logs_service_pb2 as otel_access_log
 from envoy.extensions.access_loggers.stats.v3 import stats_pb2 as stats_access_log
 from envoy.extensions.clusters.dynamic_forward_proxy.v3 import cluster_pb2 as dfp_cluster
 from envoy.extensions.common.dynamic_forward_proxy.v3 import dns_cache_pb2 as dns_cache
@@ -69,6 +74,7 @@ from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2 a
 from envoy.extensions.filters.listener.original_src.v3 import original_src_pb2 as original_src
 from envoy.extensions.filters.listener.proxy_protocol.v3 import proxy_protocol_pb2 as proxy_protocol_filter
 from envoy.extensions.filters.listener.tls_inspector.v3 import tls_inspector_pb2 as tls_inspector
+from envoy.extensions.filters.network.ext_authz.v3 import ext_authz_pb2 as network_ext_authz
 from envoy.extensions.filters.network.http_connection_manager.v3 import http_connection_manager_pb2 as hcm
 from envoy.extensions.filters.network.mongo_proxy.v3 import mongo_proxy_pb2 as mongo_proxy
 from envoy.extensions.filters.network.rbac.v3 import rbac_pb2 as network_rbac
@@ -83,6 +89,7 @@ from envoy.extensions.http.original_ip_detection.xff.v3 import xff_pb2 as xff
 from envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3 import (
     client_side_weighted_round_robin_pb2 as client_side_weighted_round_robin,
 )
+from envoy.extensions.path.match.uri_template.v3 import uri_template_match_pb2 as uri_template
 from envoy.extensions.request_id.uuid.v3 import uuid_pb2 as uuid_request_id
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2 as previous_hosts
 from envoy.extensions.retry.priority.previous_priorities.v3 import previous_priorities_config_pb2 as previous_priorities
@@ -125,6 +132,7 @@ __all__ = [
     "any_pb2",
     "base",
     "bootstrap",
+    "cel_filter",
     "circuit_breaker",
     "client_side_weighted_round_robin",
     "cluster",
@@ -133,6 +141,7 @@ __all__ = [
     "cors",
     "csds",
     "custom_tag",
+    "datadog",
     "delta_entry",
     "dfp_cluster",
     "discovery",
@@ -147,6 +156,7 @@ __all__ = [
     "fault",
     "file_access_log",
     "grpc_access_log",
+    "grpc_service",
     "grpc_stats",
     "grpc_web",
     "hcm",
@@ -171,12 +181,14 @@ __all__ = [
     "metadata_matcher",
     "metrics_stats",
     "mongo_proxy",
+    "network_ext_authz",
     "network_rbac",
     "network_set_filter_state",
     "network_wasm",
     "opentelemetry",
     "original_dst",
     "original_src",
+    "otel_access_log",
     "outlier_detection",
     "pack",
     "path_matcher",
@@ -198,6 +210,7 @@ __all__ = [
     "router",
     "rpc_status",
     "set_filter_state",
+    "skywalking",
     "sni_cluster",
     "sni_dfp",
     "stateful_session",
@@ -212,6 +225,7 @@ __all__ = [
     "tls_inspector",
     "tls_secret",
     "upstream_proxy_protocol",
+    "uri_template",
     "uuid_request_id",
     "value_matcher",
     "wasm",

@@ -11,15 +11,10 @@ from meltem.resources import networking
 C = api.cluster.Cluster
 
 
-def apply_load_balancer(
-    message: C, settings: networking.LoadBalancer | None, mesh_locality: networking.LocalityLoadBalancer | None
-) -> None:
-    locality = settings.locality_lb_setting if settings is not None else None
-    locality = locality or mesh_locality
-    if locality is not None and locality.enabled is not False and (locality.distribute or locality.failover):
+def apply_load_balancer(message: C, settings: networking.LoadBalancer | None, *, weighted: bool) -> None:
+    """`weighted`: localities have shares of their own."""
+    if weighted:
         message.common_lb_config.locality_weighted_lb_config.SetInParent()
-    else:
-        message.common_lb_config.ClearField("locality_weighted_lb_config")
     if settings is not None and settings.consistent_hash is not None:
         _consistent_hash(message, settings.consistent_hash)
         return
@@ -48,11 +43,10 @@ def _slow_start(settings: networking.LoadBalancer | None) -> C.SlowStartConfig |
     if duration is None:
         return None
     made = C.SlowStartConfig(slow_start_window=api.duration(float(duration)))
-    if warmup is not None and warmup.aggression is not None:
-        made.aggression.default_value = warmup.aggression
+    if warmup is not None:
+        made.aggression.default_value = warmup.aggression if warmup.aggression is not None else 1.0
         made.aggression.runtime_key = "meltem.slow_start_aggression"
-    if warmup is not None and warmup.minimum_percent is not None:
-        made.min_weight_percent.value = warmup.minimum_percent
+        made.min_weight_percent.value = warmup.minimum_percent if warmup.minimum_percent is not None else 10.0
     return made
 
 

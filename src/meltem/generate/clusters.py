@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from meltem import envoyapi as api
 from meltem.envoyapi import Resource
-from meltem.generate import endpoints, names, tls
+from meltem.generate import endpoints, locality, names, tls
 from meltem.generate.balancing import apply_load_balancer
 from meltem.graph.model import Protocol, Resolution
 from meltem.resources import networking
@@ -52,12 +52,18 @@ def outbound(view: ClusterView) -> Resource:
     elif view.resolution in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN):
         _dns(message, view)
     if view.resolution not in (Resolution.PASSTHROUGH, Resolution.DYNAMIC_DNS):
-        apply_load_balancer(message, policy.load_balancer if policy is not None else None, view.mesh.locality)
+        setting = endpoints.setting_of(view.balance)
+        weighted = setting is not None and bool(setting.distribute or setting.failover or setting.failover_priority)
+        apply_load_balancer(message, policy.load_balancer if policy is not None else None, weighted=weighted)
     if policy is not None and policy.outlier_detection is not None:
         _outliers(message, policy.outlier_detection)
     _keepalive(message, pool, view.mesh)
-    _http_options(message, view, pool)
-    _transport(message, view)
+    options = _http_options(view, pool)
+    _transport(message, view, options)
+    if options.ListFields():
+        if not options.WhichOneof("upstream_protocol_options"):
+            options.explicit_http_config.http_protocol_options.SetInParent()
+        message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(api.pack(options))
     return api.resource(api.CLUSTER, view.name, message)
 
 
@@ -83,6 +89,9 @@ def _thresholds(
     if budget is not None:
         made.retry_budget.budget_percent.value = budget.percent if budget.percent is not None else 20.0
         made.retry_budget.min_retry_concurrency.value = budget.min_retry_concurrency or 3
+        if budget.budget_interval is not None:
+            interval = api.duration(float(budget.budget_interval)).SerializeToString()
+            made.retry_budget.MergeFromString(b"\x1a" + bytes((len(interval),)) + interval)  # field 3, unknown to the wheel
     return made
 
 
@@ -105,22 +114,27 @@ def _dns(message: C, view: ClusterView) -> None:
     message.dns_refresh_rate.CopyFrom(api.duration(view.mesh.dns_refresh_rate))
     message.dns_jitter.CopyFrom(api.duration(0.1))
     message.respect_dns_ttl = True
-    message.load_assignment.CopyFrom(endpoints.inline(view.name, view.endpoints, view.locality))
+    client = locality.Client(view.locality, labels=view.client_labels)
+    made = endpoints.inline(view.name, view.endpoints, client, endpoints.setting_of(view.balance))
+    message.load_assignment.CopyFrom(made)
 
 
 def _dynamic_dns(message: C, view: ClusterView) -> None:
     """A wildcard host whose real name is in the request (SNI or Host): resolved when it is called."""
     message.lb_policy = C.CLUSTER_PROVIDED
+    config = api.dfp_cluster.ClusterConfig(dns_cache_config=dns_cache(view.hostname, view.ipv4, view.ipv6))
+    # Envoy wants the certificate's name bound to the host that was asked for; where the rule names another, or there is
+    # no TLS, it has to be told that this is meant.
+    config.allow_insecure_cluster_options = True
     message.cluster_type.name = "envoy.clusters.dynamic_forward_proxy"
-    message.cluster_type.typed_config.CopyFrom(
-        api.pack(api.dfp_cluster.ClusterConfig(dns_cache_config=dns_cache(view.ipv4, view.ipv6)))
-    )
+    message.cluster_type.typed_config.CopyFrom(api.pack(config))
 
 
-def dns_cache(ipv4: bool, ipv6: bool) -> api.dns_cache.DnsCacheConfig:
-    family = "V4_ONLY" if not ipv6 else ("ALL" if ipv4 else "V6_ONLY")
+def dns_cache(host: str, ipv4: bool, ipv6: bool) -> api.dns_cache.DnsCacheConfig:
+    """The cache of a wildcard host's names. Envoy shares it by name between cluster and filters, which must agree."""
+    family = C.V4_ONLY if not ipv6 else (C.ALL if ipv4 else C.V6_ONLY)
     return api.dns_cache.DnsCacheConfig(
-        name=f"dynamic_dns_{family.lower()}", dns_lookup_family=getattr(C, family), dns_refresh_rate={"seconds": 60}
+        name=f"dynamic_dns_{host}", dns_lookup_family=family, dns_refresh_rate={"seconds": 60}
     )
 
 
@@ -135,7 +149,7 @@ def _outliers(message: C, rule: networking.OutlierDetection) -> None:
         made.enforcing_consecutive_gateway_failure.value = 100 if gateway_errors else 0
     errors = rule.consecutive_5xx_errors
     if errors is None and rule.consecutive_errors:
-        errors = rule.consecutive_errors
+        errors = rule.consecutive_errors  # what older rules say
     if errors is not None:
         made.consecutive_5xx.value = errors
         made.enforcing_consecutive_5xx.value = 100 if errors else 0
@@ -170,43 +184,53 @@ def _keepalive(message: C, pool: networking.ConnectionPool | None, mesh: MeshOpt
         made.keepalive_interval.value = int(keepalive.interval)
 
 
-def _http_options(message: C, view: ClusterView, pool: networking.ConnectionPool | None) -> None:
-    """HTTP/2 where the port says so or the rule upgrades, the client's own version where it is sniffed."""
-    http = pool.http if pool is not None else None
-    upgrade = http is not None and http.h2_upgrade_policy == "UPGRADE"
-    if http is None or http.h2_upgrade_policy == "DEFAULT":
-        upgrade = upgrade or (view.mesh.h2_upgrade and not view.external)
-    http2 = view.protocol.is_http2 or (upgrade and view.protocol is Protocol.HTTP)
-    use_client = view.protocol is Protocol.AUTO or (http is not None and http.use_client_protocol)
-    wants = http2 or use_client or http is not None or (pool is not None and pool.tcp is not None)
-    if not wants or not (view.protocol.is_http or view.protocol is Protocol.AUTO):
-        return
+def _http_options(
+    view: ClusterView, pool: networking.ConnectionPool | None
+) -> api.http_protocol_options.HttpProtocolOptions:
+    """HTTP/2 where the port says so or the rule upgrades, the client's own version where it is sniffed; limits."""
     options = api.http_protocol_options.HttpProtocolOptions()
-    http2_options = api.protocol.Http2ProtocolOptions()
+    http = pool.http if pool is not None else None
+    tcp = pool.tcp if pool is not None else None
+    _http_version(options, view, http)
+    common = api.protocol.HttpProtocolOptions()
+    idle = http.idle_timeout if http is not None else None
+    if idle is None and tcp is not None and tcp.idle_timeout is not None:
+        common.idle_timeout.CopyFrom(api.duration(float(tcp.idle_timeout)))
+    elif idle is not None:
+        common.idle_timeout.CopyFrom(api.duration(float(idle)))
+    if http is not None and http.max_requests_per_connection:
+        common.max_requests_per_connection.value = http.max_requests_per_connection
+    if tcp is not None and tcp.max_connection_duration is not None:
+        common.max_connection_duration.CopyFrom(api.duration(float(tcp.max_connection_duration)))
+    if common.ListFields():
+        options.common_http_protocol_options.CopyFrom(common)
+    return options
+
+
+def _http_version(
+    options: api.http_protocol_options.HttpProtocolOptions, view: ClusterView, http: networking.HTTPPool | None
+) -> None:
+    http2 = api.protocol.Http2ProtocolOptions()
     if http is not None and http.max_concurrent_streams:
-        http2_options.max_concurrent_streams.value = http.max_concurrent_streams
+        http2.max_concurrent_streams.value = http.max_concurrent_streams
     if http is not None and http.http2_keep_alive is not None:
         ping = http.http2_keep_alive
         if ping.interval is not None:
-            http2_options.connection_keepalive.interval.CopyFrom(api.duration(float(ping.interval)))
-        if ping.timeout is not None:
-            http2_options.connection_keepalive.timeout.CopyFrom(api.duration(float(ping.timeout)))
-    if use_client:
+            http2.connection_keepalive.interval.CopyFrom(api.duration(float(ping.interval)))
+        # Envoy wants a time-out whenever there is keep-alive.
+        http2.connection_keepalive.timeout.CopyFrom(api.duration(float(ping.timeout or ping.interval or 20)))
+    wanted = http.h2_upgrade_policy if http is not None else "DEFAULT"
+    upgrade = wanted == "UPGRADE" or (
+        wanted == "DEFAULT" and view.mesh.h2_upgrade and not view.external and view.protocol.is_http
+    )
+    if http is not None and http.use_client_protocol:
         options.use_downstream_protocol_config.http_protocol_options.SetInParent()
-        options.use_downstream_protocol_config.http2_protocol_options.CopyFrom(http2_options)
-    elif http2:
-        options.explicit_http_config.http2_protocol_options.CopyFrom(http2_options)
-    else:
-        options.explicit_http_config.http_protocol_options.SetInParent()
-    common = options.common_http_protocol_options
-    if http is not None and http.idle_timeout is not None:
-        common.idle_timeout.CopyFrom(api.duration(float(http.idle_timeout)))
-    if http is not None and http.max_requests_per_connection:
-        common.max_requests_per_connection.value = http.max_requests_per_connection
-    tcp = pool.tcp if pool is not None else None
-    if tcp is not None and tcp.max_connection_duration is not None:
-        common.max_connection_duration.CopyFrom(api.duration(float(tcp.max_connection_duration)))
-    message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(api.pack(options))
+        options.use_downstream_protocol_config.http2_protocol_options.CopyFrom(http2)
+    elif view.protocol.is_http2 or (upgrade and not view.protocol.is_tcp):
+        options.explicit_http_config.http2_protocol_options.CopyFrom(http2)
+    elif view.protocol is Protocol.AUTO:
+        options.use_downstream_protocol_config.http_protocol_options.SetInParent()
+        options.use_downstream_protocol_config.http2_protocol_options.CopyFrom(http2)
 
 
 def _alpn(view: ClusterView) -> tuple[str, ...]:
@@ -216,21 +240,41 @@ def _alpn(view: ClusterView) -> tuple[str, ...]:
     return tls.ALPN_HTTP_ISTIO if view.protocol.is_http else tls.ALPN_TCP
 
 
-def _transport(message: C, view: ClusterView) -> None:
+def _transport(message: C, view: ClusterView, options: api.http_protocol_options.HttpProtocolOptions) -> None:
     settings = view.policy.tls if view.policy is not None else None
+    if view.sni_dnat:
+        return
     if view.auto_mtls:
         _auto_mtls(message, view)
     elif settings is not None and settings.mode == "ISTIO_MUTUAL":
         sans = settings.subject_alt_names or view.default_sans
         message.transport_socket.CopyFrom(tls.socket(tls.mesh_client(sans, settings.sni or view.sni, _alpn(view))))
-    elif settings is not None and settings.mode in ("SIMPLE", "MUTUAL"):
-        alpn = ("h2",) if HTTP_OPTIONS in message.typed_extension_protocol_options and view.protocol.is_http2 else ()
-        context = tls.client(settings, sni=settings.sni, alpn=alpn, default_sans=view.default_sans)
-        if not settings.sni and view.protocol.is_http:
-            context.auto_host_sni = True
+    elif settings is not None and settings.mode in ("SIMPLE", "MUTUAL") and _has_certificates(view, settings):
+        alpn = ("h2",) if options.explicit_http_config.HasField("http2_protocol_options") else ()
+        defaults = view.default_sans if view.external else ()
+        context = tls.client(settings, sni=settings.sni, alpn=alpn, default_sans=defaults)
+        _names_by_request(settings, options)
         message.transport_socket.CopyFrom(tls.socket(context))
     if view.policy is not None and view.policy.proxy_protocol is not None:
         _proxy_protocol(message, view.policy.proxy_protocol)
+
+
+def _has_certificates(view: ClusterView, settings: networking.ClientTLS) -> bool:
+    """A secret is for gateways and for sidecars that the rule selects; others send plain text, as in Istio, where such
+    a rule stands for the gateway's side of an egress path. CA bundles of ConfigMaps are no secret."""
+    credential = settings.credential_name
+    return not credential or view.secrets_by_sds or credential.startswith("configmap://")
+
+
+def _names_by_request(
+    settings: networking.ClientTLS, options: api.http_protocol_options.HttpProtocolOptions
+) -> None:
+    """Without a name given, the host of the request is asked for, and must be in the certificate."""
+    if settings.sni:
+        return
+    options.upstream_http_protocol_options.auto_sni = True
+    if not settings.subject_alt_names and not settings.insecure_skip_verify:
+        options.upstream_http_protocol_options.auto_san_validation = True
 
 
 def _auto_mtls(message: C, view: ClusterView) -> None:

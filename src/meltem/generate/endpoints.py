@@ -22,7 +22,6 @@ from meltem.view.units import EndpointsKey
 
 E = api.endpoint
 LbEndpoint = api.endpoint_components.LbEndpoint
-Group = tuple[tuple[str, str, str], list[tuple[Endpoint, int]]]
 
 _HEALTH = {
     Health.HEALTHY: api.health_check.UNKNOWN,
@@ -35,13 +34,20 @@ def assignment(key: EndpointsKey, port_name: str, endpoints: Iterable[Endpoint])
     """The endpoints of one cluster, as clients of the key's place see them. `port_name`: of the service's port."""
     chosen = [e for e in endpoints if _belongs(key, port_name, e)]
     message = E.ClusterLoadAssignment(cluster_name=key.name)
-    setting = _setting(key.balance)
-    for group in locality.arrange(chosen, key, setting):
+    _groups(message, locality.arrange(chosen, client_of(key), setting_of(key.balance)))
+    return api.resource(api.ENDPOINT, key.name, message)
+
+
+def client_of(key: EndpointsKey) -> locality.Client:
+    return locality.Client(key.locality, key.network, key.cluster, key.node, key.client_labels)
+
+
+def _groups(message: E.ClusterLoadAssignment, groups: Iterable[locality.Group]) -> None:
+    for group in groups:
         where = message.endpoints.add(priority=group.priority)
         _locality(where, group.locality)
         where.load_balancing_weight.value = group.weight
         where.lb_endpoints.extend(_endpoint(e) for e in group.endpoints)
-    return api.resource(api.ENDPOINT, key.name, message)
 
 
 def _belongs(key: EndpointsKey, port_name: str, endpoint: Endpoint) -> bool:
@@ -49,12 +55,12 @@ def _belongs(key: EndpointsKey, port_name: str, endpoint: Endpoint) -> bool:
         return False
     if key.labels and not set(key.labels) <= set(endpoint.labels):
         return False
-    if key.node and endpoint.node != key.node:
+    if key.node_local and key.node and endpoint.node != key.node:
         return False
     return not (key.cluster_local and key.cluster and endpoint.cluster != key.cluster)
 
 
-def _setting(text: str) -> networking.LocalityLoadBalancer | None:
+def setting_of(text: str) -> networking.LocalityLoadBalancer | None:
     if not text:
         return None
     return msgspec.json.decode(text, type=networking.LocalityLoadBalancer, dec_hook=decode_hook)
@@ -104,17 +110,15 @@ def workload_text(endpoint: Endpoint) -> str:
     return ";".join((endpoint.workload, endpoint.namespace, name, revision, endpoint.cluster))
 
 
-def inline(name: str, endpoints: Iterable[Endpoint], client: tuple[str, str, str]) -> E.ClusterLoadAssignment:
+def inline(
+    name: str,
+    endpoints: Iterable[Endpoint],
+    client: locality.Client,
+    setting: networking.LocalityLoadBalancer | None,
+) -> E.ClusterLoadAssignment:
     """For clusters that hold their endpoints themselves (DNS)."""
     message = E.ClusterLoadAssignment(cluster_name=name)
-    by_place: dict[tuple[str, str, str], list[Endpoint]] = {}
-    for endpoint in endpoints:
-        by_place.setdefault(endpoint.locality, []).append(endpoint)
-    for place in sorted(by_place):
-        where = message.endpoints.add()
-        _locality(where, place)
-        where.load_balancing_weight.value = sum(max(1, e.weight) for e in by_place[place])
-        where.lb_endpoints.extend(_endpoint(e) for e in by_place[place])
+    _groups(message, locality.arrange(endpoints, client, setting))
     return message
 
 

@@ -12,7 +12,6 @@ import msgspec
 
 from meltem.graph.model import Endpoint
 from meltem.resources import networking
-from meltem.view.units import EndpointsKey
 
 Place = tuple[str, str, str]
 
@@ -26,8 +25,18 @@ class Group(msgspec.Struct, frozen=True):
     endpoints: tuple[Endpoint, ...]
 
 
+class Client(msgspec.Struct, frozen=True):
+    """Where the client is, and those of its labels that failover is ranked by."""
+
+    locality: Place = ("", "", "")
+    network: str = ""
+    cluster: str = ""
+    node: str = ""
+    labels: tuple[tuple[str, str], ...] = ()
+
+
 def arrange(
-    endpoints: Iterable[Endpoint], key: EndpointsKey, setting: networking.LocalityLoadBalancer | None
+    endpoints: Iterable[Endpoint], client: Client, setting: networking.LocalityLoadBalancer | None
 ) -> list[Group]:
     by_place: dict[Place, list[Endpoint]] = {}
     for endpoint in endpoints:
@@ -35,13 +44,14 @@ def arrange(
     if setting is None:
         return [_group(p, 0, by_place[p]) for p in sorted(by_place)]
     if setting.distribute:
-        shares = _distribution(setting, key.locality)
-        if shares is not None:
-            return _distributed(by_place, shares)
-    if setting.failover_priority:
-        return _by_labels(by_place, key, setting.failover_priority)
+        shares = _distribution(setting, client.locality)
+        if shares is None:
+            return [_group(p, 0, by_place[p]) for p in sorted(by_place)]
+        return _distributed(by_place, shares)
     failover = {f.from_: f.to for f in setting.failover}
-    ranks = {p: _distance(key.locality, p, failover) for p in by_place}
+    if setting.failover_priority:
+        return _by_labels(by_place, client, setting.failover_priority, failover)
+    ranks = {p: _distance(client.locality, p, failover) for p in by_place}
     order = {rank: i for i, rank in enumerate(sorted(set(ranks.values())))}
     return [_group(p, order[ranks[p]], by_place[p]) for p in sorted(by_place, key=lambda p: (ranks[p], p))]
 
@@ -94,27 +104,31 @@ def _distributed(by_place: dict[Place, list[Endpoint]], shares: dict[str, int]) 
     return sorted(out, key=lambda g: g.locality)
 
 
-def _by_labels(by_place: dict[Place, list[Endpoint]], key: EndpointsKey, priority: tuple[str, ...]) -> list[Group]:
-    """failoverPriority: the more of the labels an endpoint shares with the client, from the first on, the better."""
-    client = dict(_topology(key.locality, key.network, key.cluster, key.node))
-    grouped: dict[tuple[int, Place], list[Endpoint]] = {}
+def _by_labels(
+    by_place: dict[Place, list[Endpoint]], client: Client, priority: tuple[str, ...], failover: dict[str, str]
+) -> list[Group]:
+    """failoverPriority: the more of the labels an endpoint shares with the client, from the first on, the better; among
+    equals the nearer one where `failover` is given as well."""
+    mine = dict(client.labels) | dict(_topology(client.locality, client.network, client.cluster, client.node))
+    grouped: dict[tuple[tuple[int, int], Place], list[Endpoint]] = {}
     for place, members in by_place.items():
+        nearness = _distance(client.locality, place, failover) if failover else 0
         for endpoint in members:
-            own = dict(_topology(endpoint.locality, endpoint.network, endpoint.cluster, endpoint.node))
-            own |= {k: v for k, v in endpoint.labels if k not in own}
+            own = dict(endpoint.labels)
+            own |= dict(_topology(endpoint.locality, endpoint.network, endpoint.cluster, endpoint.node))
             rank = len(priority)
             for label in priority:
                 name, _, value = label.partition("=")
-                if own.get(name, "") != (value or client.get(name, "")):
+                if own.get(name, "") != (value or mine.get(name, "")):
                     break
                 rank -= 1
-            grouped.setdefault((rank, place), []).append(endpoint)
+            grouped.setdefault(((rank, nearness), place), []).append(endpoint)
     order = {rank: i for i, rank in enumerate(sorted({rank for rank, _ in grouped}))}
     return [_group(place, order[rank], grouped[(rank, place)]) for rank, place in sorted(grouped)]
 
 
 def _topology(place: Place, network: str, cluster: str, node: str) -> list[tuple[str, str]]:
-    return [
+    known = [
         ("topology.kubernetes.io/region", place[0]),
         ("topology.kubernetes.io/zone", place[1]),
         ("topology.istio.io/subzone", place[2]),
@@ -122,3 +136,4 @@ def _topology(place: Place, network: str, cluster: str, node: str) -> list[tuple
         ("topology.istio.io/cluster", cluster),
         ("kubernetes.io/hostname", node),
     ]
+    return [pair for pair in known if pair[1]]

@@ -278,6 +278,11 @@ class Mesh:
         self.routings_by_host = graph.index(
             "routings by host", self.routings, lambda _k, v: v.hosts if routing.MESH in v.gateways else ()
         )
+        self.routings_by_destination = graph.index(
+            "routings by destination",
+            self.routings,
+            lambda _k, v: routing.destinations_of(v) if routing.MESH in v.gateways else (),
+        )
         self.routings_by_gateway = graph.index("routings by gateway", self.routings, lambda _k, v: v.gateways)
 
 

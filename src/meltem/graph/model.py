@@ -149,7 +149,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     cluster_local: bool = False
     external_addresses: tuple[str, ...] = ()
     """Load balancer and external IPs."""
-    node_port_gateway: bool = False
+    auto_addresses: tuple[str, ...] = ()
+    """Allocated for a host without addresses; clients know them only where DNS is captured."""
 
     @property
     def key(self) -> ServiceKey:

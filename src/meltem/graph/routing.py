@@ -43,6 +43,15 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
         return "*" in self.export_to or namespace in self.export_to
 
 
+def destinations_of(routing: Routing) -> set[str]:
+    """Hosts that it sends anything to."""
+    found = {r.destination.host for rule in routing.http for r in rule.route}
+    found |= {m.destination.host for rule in routing.http for m in rule.mirrors}
+    found |= {rule.mirror.host for rule in routing.http if rule.mirror is not None}
+    found |= {r.destination.host for rule in routing.tls for r in rule.route}
+    return found | {r.destination.host for rule in routing.tcp for r in rule.route}
+
+
 STICKY = "meltem.io/sticky"
 
 Delegates = Callable[[str, str], networking.VirtualService | None]

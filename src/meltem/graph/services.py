@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from meltem.graph.inputs import ResourceKey
-from meltem.graph.model import Port, Resolution, Service, declared_protocol, hostname_of, port_protocol
+from meltem.graph.model import Port, Protocol, Resolution, Service, declared_protocol, hostname_of, port_protocol
 from meltem.resources import core, networking
 
 EXPORT_TO = "networking.istio.io/exportTo"
@@ -77,12 +77,11 @@ def from_service_entry(
 ) -> list[Service]:
     """One service a host. `auto_addresses`: host → addresses allocated for hosts that have none."""
     spec = entry.spec
-    ports = tuple(Port(p.number, p.name, declared_protocol(p.protocol), p.target_port or p.number) for p in spec.ports)
+    ports = tuple(Port(p.number, p.name, entry_protocol(p), p.target_port or p.number) for p in spec.ports)
     given = tuple(a.removesuffix("/32").removesuffix("/128") for a in spec.addresses)
     selector = tuple(sorted(spec.workload_selector.labels.items())) if spec.workload_selector is not None else ()
     services: list[Service] = []
     for host in dict.fromkeys(spec.hosts):
-        addresses = given or auto_addresses.get(host, ())
         services.append(
             Service(
                 hostname=host,
@@ -90,7 +89,8 @@ def from_service_entry(
                 name=host,
                 ports=ports,
                 resolution=_RESOLUTIONS[spec.resolution],
-                addresses=(("", addresses),) if addresses else (),
+                addresses=(("", given),) if given else (),
+                auto_addresses=auto_addresses.get(host, ()) if not given else (),
                 external=spec.location == "MESH_EXTERNAL",
                 export_to=resolve_export_to(spec.export_to, entry.namespace, default_export),
                 kubernetes=False,
@@ -103,6 +103,11 @@ def from_service_entry(
             )
         )
     return services
+
+
+def entry_protocol(port: networking.ServiceEntryPort) -> Protocol:
+    """As declared, else by the port's name, as for Services."""
+    return declared_protocol(port.protocol) if port.protocol else port_protocol(port.number, port.name, "", "TCP")
 
 
 def merge(parts: Mapping[tuple[str, str, str, str], Service]) -> Service:
@@ -125,6 +130,7 @@ def merge(parts: Mapping[tuple[str, str, str, str], Service]) -> Service:
         addresses=tuple(sorted(addresses.items())),
         subject_alt_names=tuple(sorted({n for s in ordered for n in s.subject_alt_names})),
         external_addresses=tuple(sorted({a for s in ordered for a in s.external_addresses})),
+        auto_addresses=() if addresses else first.auto_addresses,
     )
 
 

@@ -104,6 +104,15 @@ def passes_tls(server: networking.Server) -> bool:
     )
 
 
+def passthrough_selector(
+    key: tuple[str, str, str], gateway: networking.Gateway
+) -> dict[tuple[str, str, str], tuple[tuple[str, str], ...]]:
+    """The selector of a Gateway that has an AUTO_PASSTHROUGH server."""
+    if any(s.tls is not None and s.tls.mode == "AUTO_PASSTHROUGH" for s in gateway.spec.servers):
+        return {key: tuple(gateway.spec.selector.items())}
+    return {}
+
+
 class GatewayViews:
     """The collections of all gateway classes."""
 
@@ -321,7 +330,7 @@ class GatewayViews:
                         own = rules.setdefault(narrow, [])
                         if redirect and not own and narrow in redirected:
                             pass
-                        for route in outbound.routes_for(view, host, bound.service_port, [routing]):
+                        for route in outbound.routes_of(view, host, bound.service_port, routing):
                             if route not in own:
                                 own.append(route)
             if redirect:

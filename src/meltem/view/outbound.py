@@ -15,7 +15,7 @@ from meltem.graph.model import Endpoint, Port, Protocol, Resolution, Service
 from meltem.graph.routing import MESH, Routing
 from meltem.graph.services import is_network
 from meltem.resources import networking
-from meltem.resources.base import encode_hook
+from meltem.resources.base import decode_hook, encode_hook
 from meltem.view import policy
 from meltem.view.scope import Scope, source_matches
 from meltem.view.units import (
@@ -65,10 +65,17 @@ def clusters(view: Outbound, service: Service) -> Iterator[tuple[ClusterView, En
     for port in service.ports:
         if port.protocol is Protocol.UDP:
             continue
-        yield _cluster(view, service, port, rule, None)
-        if rule is not None:
-            for subset in rule.subsets:
-                yield _cluster(view, service, port, rule, subset)
+        for subset in (None, *(rule.subsets if rule is not None else ())):
+            made = _cluster(view, service, port, rule, subset)
+            yield made
+            if view.scope.sni_dnat and not service.external:
+                yield _for_sni(*made)
+
+
+def _for_sni(unit: ClusterView, endpoints: EndpointsKey | None) -> tuple[ClusterView, EndpointsKey | None]:
+    """The same under the name by which clients of other networks ask for it: their TLS passes through."""
+    made = msgspec.structs.replace(unit, name=unit.sni, sni_dnat=True, auto_mtls=False, default_sans=())
+    return made, None if endpoints is None else msgspec.structs.replace(endpoints, name=unit.sni)
 
 
 def _cluster(
@@ -77,11 +84,7 @@ def _cluster(
     name = cluster_name(port.number, subset.name if subset is not None else "", service.hostname)
     held = policy.merged(rule, subset, port.number)
     balancer = held.load_balancer if held is not None else None
-    resolution = service.resolution
-    if balancer is not None and balancer.simple == "PASSTHROUGH":
-        resolution = Resolution.PASSTHROUGH
-    if view.scope.is_router and service.headless:
-        resolution = Resolution.ENDPOINTS  # a gateway has no original destination to pass through to
+    resolution = _resolution(view, service, balancer)
     in_cluster = resolution in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN)
     labels = tuple(sorted(subset.labels.items())) if subset is not None else ()
     auto = (held is None or held.tls is None) and view.auto_mtls and not service.external
@@ -93,6 +96,9 @@ def _cluster(
     sans = service.subject_alt_names
     if not sans and not service.external and (auto or _wants_identities(held)):
         sans = view.identities_of(service)
+    balance = _locality_setting(view, service, balancer, held) if resolution is not Resolution.PASSTHROUGH else ""
+    ranking = {label.partition("=")[0] for label in _failover_labels(balance)}
+    client_labels = tuple(pair for pair in view.scope.labels if pair[0] in ranking)
     unit = ClusterView(
         name=name,
         hostname=service.hostname,
@@ -109,15 +115,16 @@ def _cluster(
         default_sans=sans,
         sni=f"outbound_.{port.number}_.{subset.name if subset is not None else ''}_.{service.hostname}",
         endpoints=endpoints,
-        locality=view.scope.locality if in_cluster else ("", "", ""),
-        is_router=view.scope.is_router,
+        locality=view.scope.locality if in_cluster and balance else ("", "", ""),
+        balance=balance,
+        client_labels=client_labels if in_cluster else (),
+        secrets_by_sds=view.scope.is_router or bool(rule is not None and rule.selector),
         ipv4=view.scope.ipv4,
         ipv6=view.scope.ipv6,
         mesh=view.mesh,
     )
     if resolution is not Resolution.ENDPOINTS:
         return unit, None
-    balance = _locality_setting(view, service, balancer, held)
     return unit, EndpointsKey(
         name=name,
         service=service.key,
@@ -125,23 +132,35 @@ def _cluster(
         labels=labels,
         locality=view.scope.locality if balance else ("", "", ""),
         balance=balance,
+        client_labels=client_labels,
         cluster=view.scope.cluster if service.cluster_local or balance else "",
         network=view.scope.network,
-        node=view.scope.node if service.internal_local else "",
+        node=view.scope.node if service.internal_local or _NODE in ranking else "",
+        node_local=service.internal_local,
         cluster_local=service.cluster_local,
     )
+
+
+def _resolution(view: Outbound, service: Service, balancer: networking.LoadBalancer | None) -> Resolution:
+    if view.scope.is_router and service.headless:
+        return Resolution.ENDPOINTS  # a gateway has no original destination to pass through to
+    if balancer is not None and balancer.simple == "PASSTHROUGH":
+        return Resolution.PASSTHROUGH
+    if service.resolution is Resolution.DYNAMIC_DNS and not service.hostname.startswith("*"):
+        return Resolution.DNS
+    return service.resolution
 
 
 def _wants_identities(held: networking.TrafficPolicy | None) -> bool:
     return held is not None and held.tls is not None and held.tls.mode == "ISTIO_MUTUAL"
 
 
-_REGION, _ZONE = "topology.kubernetes.io/region", "topology.kubernetes.io/zone"
-_SUBZONE, _HOST = "topology.istio.io/subzone", "kubernetes.io/hostname"
+_NETWORK, _REGION, _ZONE = "topology.istio.io/network", "topology.kubernetes.io/region", "topology.kubernetes.io/zone"
+_SUBZONE, _NODE = "topology.istio.io/subzone", "kubernetes.io/hostname"
 _TRAFFIC_DISTRIBUTION = {
-    "PreferClose": (_REGION, _ZONE, _SUBZONE),
-    "PreferSameZone": (_REGION, _ZONE),
-    "PreferSameNode": (_REGION, _ZONE, _SUBZONE, _HOST),
+    "PreferClose": (_NETWORK, _REGION, _ZONE),
+    "PreferSameZone": (_NETWORK, _REGION, _ZONE),
+    "PreferSameNode": (_NETWORK, _REGION, _ZONE, _SUBZONE, _NODE),
 }
 
 
@@ -152,15 +171,13 @@ def _locality_setting(
     held: networking.TrafficPolicy | None,
 ) -> str:
     """Locality load balancing as JSON, where it holds: it needs outlier detection (to fail over), a `distribute`, or a
-    Service's traffic distribution."""
+    Service's traffic distribution. The rule's own setting comes first, then the Service's, then the mesh's."""
     setting = balancer.locality_lb_setting if balancer is not None else None
     if setting is None:
-        setting = view.mesh.locality
-    if service.traffic_distribution and (balancer is None or balancer.locality_lb_setting is None):
         priorities = _TRAFFIC_DISTRIBUTION.get(service.traffic_distribution)
         if priorities is not None:
-            setting = networking.LocalityLoadBalancer(enabled=True, failover_priority=priorities)
-            return _json(setting)
+            return _json(networking.LocalityLoadBalancer(enabled=True, failover_priority=priorities))
+        setting = view.mesh.locality
     if setting is None or setting.enabled is False:
         return ""
     outliers = held is not None and held.outlier_detection is not None
@@ -171,6 +188,12 @@ def _locality_setting(
 
 def _json(setting: networking.LocalityLoadBalancer) -> str:
     return msgspec.json.encode(setting, enc_hook=encode_hook, order="deterministic").decode()
+
+
+def _failover_labels(balance: str) -> tuple[str, ...]:
+    if not balance:
+        return ()
+    return msgspec.json.decode(balance, type=networking.LocalityLoadBalancer, dec_hook=decode_hook).failover_priority
 
 
 # --- virtual hosts ---
@@ -184,13 +207,40 @@ def meant(view: Outbound, service: Service) -> Service | None:
     return found if found is not None and not found.alias_of else None
 
 
+class Place(msgspec.Struct, frozen=True):
+    """An egress listener of a Sidecar: which of a service's ports it takes, and where it listens."""
+
+    number: int
+    """0: every port, told apart by the host header (unix sockets)."""
+    protocol: Protocol
+    bind: str
+
+    @property
+    def route(self) -> str:
+        return str(self.number) if self.number else self.bind
+
+
+def ports_at(service: Service, place: Place | None, taken: frozenset[int]) -> Iterator[Port]:
+    """The ports of a service that a place takes (None: the general listeners, which leave `taken` to the others)."""
+    for port in service.ports:
+        if place is None and port.number not in taken:
+            yield port
+        elif place is not None and place.number in (0, port.number):
+            protocol = place.protocol if place.protocol is not Protocol.AUTO else port.protocol
+            yield msgspec.structs.replace(port, protocol=protocol)
+
+
 def http_virtual_hosts(
-    view: Outbound, service: Service, routings: list[Routing]
+    view: Outbound,
+    service: Service,
+    routings: list[Routing],
+    place: Place | None = None,
+    taken: frozenset[int] = frozenset(),
 ) -> Iterator[tuple[str, VirtualHostView]]:
     """(route configuration, virtual host) for each HTTP or sniffed port of the service. An ExternalName has the ports
     of the service that it stands for; for one that the mesh does not know there is nothing to do."""
     target = meant(view, service)
-    for port in target.ports if target is not None else ():
+    for port in ports_at(target, place, taken) if target is not None else ():
         if target is None or not (port.protocol.is_http or port.protocol is Protocol.AUTO):
             continue
         routes = routes_for(view, service.hostname, port.number, routings) if routings else ()
@@ -200,6 +250,12 @@ def http_virtual_hosts(
         unit = VirtualHostView(
             name=name, domains=service_domains(view, service, port.number), routes=tuple(routes), mesh=view.mesh
         )
+        if place is not None:
+            if not place.number:
+                with_port = tuple(f"{d}:{port.number}" for d in unit.domains)
+                unit = msgspec.structs.replace(unit, domains=unit.domains + with_port if port.number == 80 else with_port)
+            yield place.route, unit
+            continue
         yield str(port.number), unit
         if port.protocol is Protocol.AUTO and target is service and _sniffed_alone(view.scope, service):
             yield name, msgspec.structs.replace(unit, domains=("*",))
@@ -217,7 +273,7 @@ def service_domains(view: Outbound, service: Service, port: int) -> tuple[str, .
         names += [f"{short}.{service.namespace}", f"{short}.{service.namespace}.svc"]
     if service.headless:
         names += [f"*.{n}" for n in names if "." in n]
-    names += [f"[{a}]" if ":" in a else a for a in service.addresses_for(view.scope.cluster) if not is_network(a)]
+    names += [f"[{a}]" if ":" in a else a for a in addresses_of(view.scope, service) if not is_network(a)]
     return tuple(dict.fromkeys(names))
 
 
@@ -366,11 +422,7 @@ def _port_of(view: Outbound, destination: networking.Destination, listener_port:
 
 
 def _hash_policies(view: Outbound, service: Service, port: int, subset: str) -> tuple[HashPolicy, ...]:
-    rule = view.rule_for(service)
-    if rule is None:
-        return ()
-    part = next((s for s in rule.subsets if s.name == subset), None) if subset else None
-    held = policy.merged(rule, part, port)
+    held = policy_of(view, service, port, subset)
     consistent = held.load_balancer.consistent_hash if held is not None and held.load_balancer is not None else None
     if consistent is None:
         return ()
@@ -388,85 +440,157 @@ def _hash_policies(view: Outbound, service: Service, port: int, subset: str) -> 
 
 def _own_addresses(scope: Scope, service: Service) -> tuple[str, ...]:
     """Virtual addresses by which a connection can be told to be for this service, of the families that clients speak.
-    An automatic one counts only where clients learn it: where DNS is captured."""
+    Automatic ones count only where clients learn them: where DNS is captured."""
     return tuple(
         a
-        for a in service.addresses_for(scope.cluster)
+        for a in addresses_of(scope, service)
         if not is_network(a) and (scope.ipv6 if ":" in a else scope.ipv4 or not scope.ipv6)
     )
 
 
+def addresses_of(scope: Scope, service: Service) -> tuple[str, ...]:
+    return service.addresses_for(scope.cluster) or (service.auto_addresses if scope.dns_capture else ())
+
+
 def _sniffed_alone(scope: Scope, service: Service) -> bool:
     """A sniffed port has a listener, and a route configuration, of its own."""
-    return bool(_own_addresses(scope, service)) and not service.headless
+    return scope.capture and bool(_own_addresses(scope, service)) and not service.headless
 
 
-def chains(view: Outbound, service: Service, routings: list[Routing]) -> Iterator[tuple[str, int, ChainView]]:
+def chains(
+    view: Outbound,
+    service: Service,
+    routings: list[Routing],
+    place: Place | None = None,
+    taken: frozenset[int] = frozenset(),
+) -> Iterator[tuple[str, int, ChainView]]:
     """(address, port, chain): what the service brings to outbound listeners."""
     scope = view.scope
-    for port in service.ports if not service.alias_of else ():
-        number = port.number
+    everywhere = scope.wildcard if scope.capture else scope.loopback
+    if place is not None and place.bind:
+        everywhere = place.bind
+    for port in ports_at(service, place, taken) if not service.alias_of else ():
+        number = place.number if place is not None else port.number
+        dynamic = service.hostname if _is_dynamic(service) else ""
         if port.protocol.is_http:
-            yield scope.wildcard, number, ChainView(kind="http", route=str(number))
+            route = place.route if place is not None else str(number)
+            yield everywhere, number, ChainView(kind="http", route=route, dynamic_dns=dynamic)
             continue
         if port.protocol is Protocol.UDP:
             continue
-        subnets = tuple(a for a in service.addresses_for(scope.cluster) if is_network(a))
-        own = _own_addresses(scope, service)
-        if service.headless and service.kubernetes:
+        subnets = tuple(a for a in addresses_of(scope, service) if is_network(a))
+        own = _own_addresses(scope, service) if everywhere == scope.wildcard and scope.capture else ()
+        if service.headless and service.kubernetes and scope.capture and (place is None or not place.bind):
             own = tuple(sorted({e.address for e in view.endpoints_of(service)}))
         tcp = list(_tcp_chains(view, service, port, routings, subnets))
         if port.protocol is Protocol.AUTO:
-            for address in own or (scope.wildcard,):
-                route = f"{service.hostname}:{number}" if _sniffed_alone(scope, service) else str(number)
-                yield address, number, msgspec.structs.replace(tcp[0], kind="auto", route=route, subnets=subnets)
+            for address in own or (everywhere,):
+                alone = place is None and _sniffed_alone(scope, service)
+                route = f"{service.hostname}:{number}" if alone else str(number)
+                yield address, number, msgspec.structs.replace(
+                    tcp[0], kind="auto", route=route, subnets=subnets, sni=(), dynamic_dns=dynamic
+                )
             continue
-        for address in own or (scope.wildcard,):
+        for address in own or (everywhere,):
             for chain in tcp:
-                if port.protocol.is_tls and not chain.sni and not own and not chain.subnets:
+                if port.protocol.is_tls and not chain.sni and not own:
                     chain = msgspec.structs.replace(chain, sni=(service.hostname,))
                 yield address, number, chain
+
+
+def _is_dynamic(service: Service) -> bool:
+    return service.resolution is Resolution.DYNAMIC_DNS and service.hostname.startswith("*")
 
 
 def _tcp_chains(
     view: Outbound, service: Service, port: Port, routings: list[Routing], subnets: tuple[str, ...]
 ) -> Iterator[ChainView]:
-    """Routing rules' TLS and TCP routes for the port, then the service itself."""
-    rule = view.rule_for(service)
-    held = policy.merged(rule, None, port.number)
-    idle = held.connection_pool.tcp.idle_timeout if held and held.connection_pool and held.connection_pool.tcp else None
+    """Routing rules' TLS and TCP routes for the port, then the service itself unless a rule takes everything."""
     common = ChainView(
-        kind="tcp",
-        source=service.source,
-        created=service.created,
-        idle_timeout=float(idle) if idle is not None else None,
-        mongo=port.protocol is Protocol.MONGO,
-        hash_source_ip=any(h.source_ip for h in _hash_policies(view, service, port.number, "")),
+        kind="tcp", source=service.source, created=service.created, mongo=port.protocol is Protocol.MONGO
     )
-    for routing in routings:
-        for tls in routing.tls if port.protocol.is_tls else ():
-            for match in tls.match:
-                if _holds(view, match, port.number):
-                    yield _chain(view, tls.route, port.number, match.sni_hosts, match.destination_subnets, common)
-        for tcp in routing.tcp:
-            if not tcp.match or any(_holds(view, m, port.number) for m in tcp.match):
-                nets = tuple(n for m in tcp.match for n in m.destination_subnets) or subnets
-                yield _chain(view, tcp.route, port.number, (), nets, common)
-                return
+    if port.protocol.is_tls:
+        found = list(_tls_routes(view, port, routings, subnets, common))
+        if found:
+            yield from found
+            return
+    else:
+        for routing in routings:
+            for tcp in routing.tcp:
+                matches = [m for m in tcp.match if _holds(view, m, port.number)]
+                if not tcp.route or (tcp.match and not matches):
+                    continue
+                if not tcp.match or any(not m.destination_subnets for m in matches):
+                    yield to_routes(view, tcp.route, port.number, common, subnets=subnets)
+                    return
+                nets = tuple(n for m in matches for n in m.destination_subnets)
+                yield to_routes(view, tcp.route, port.number, common, subnets=nets)
     name = cluster_name(port.number, "", service.hostname)
-    yield msgspec.structs.replace(common, clusters=(WeightedCluster(cluster=name),), stat_prefix=name, subnets=subnets)
+    made = msgspec.structs.replace(
+        common, clusters=(WeightedCluster(cluster=name),), stat_prefix=name, subnets=subnets
+    )
+    if _is_dynamic(service):
+        sni = (service.hostname,) if port.protocol.is_tls else ()
+        made = msgspec.structs.replace(made, dynamic_dns=service.hostname, dynamic_port=port.number, sni=sni)
+    yield _limits(made, policy_of(view, service, port.number, ""))
 
 
-def _chain(
+def _tls_routes(
+    view: Outbound, port: Port, routings: list[Routing], subnets: tuple[str, ...], common: ChainView
+) -> Iterator[ChainView]:
+    for routing in routings:
+        for tls in routing.tls:
+            for match in tls.match if tls.route else ():
+                if _holds(view, match, port.number):
+                    nets = match.destination_subnets or subnets
+                    yield to_routes(view, tls.route, port.number, common, subnets=nets, sni=match.sni_hosts)
+
+
+def to_routes(
     view: Outbound,
     routes: tuple[networking.RouteDestination, ...],
     port: int,
-    sni: tuple[str, ...],
-    subnets: tuple[str, ...],
     common: ChainView,
+    *,
+    subnets: tuple[str, ...] = (),
+    sni: tuple[str, ...] = (),
 ) -> ChainView:
+    """A chain to weighted destinations; how connections are held is the first destination's rule."""
     clusters = tuple(
         WeightedCluster(cluster=destination_cluster(view, r.destination, port), weight=r.weight) for r in routes
     )
-    prefix = clusters[0].cluster if len(clusters) == 1 else ".".join(c.cluster for c in clusters[:1])
-    return msgspec.structs.replace(common, clusters=clusters, sni=sni, subnets=subnets, stat_prefix=prefix)
+    prefix = clusters[0].cluster if clusters else ""
+    made = msgspec.structs.replace(common, clusters=clusters, sni=sni, subnets=subnets, stat_prefix=prefix)
+    if not routes:
+        return made
+    first = routes[0].destination
+    target = view.service_for(first.host)
+    if target is None:
+        return made
+    subset = first.subset if len(routes) == 1 else ""
+    return _limits(made, policy_of(view, target, _port_of(view, first, port), subset))
+
+
+def policy_of(view: Outbound, service: Service, port: int, subset: str) -> networking.TrafficPolicy | None:
+    rule = view.rule_for(service)
+    if rule is None:
+        return None
+    part = next((s for s in rule.subsets if s.name == subset), None) if subset else None
+    return policy.merged(rule, part, port)
+
+
+def _limits(chain: ChainView, held: networking.TrafficPolicy | None) -> ChainView:
+    """What a destination rule says of TCP connections that a proxy takes in for the destination."""
+    if held is None:
+        return chain
+    tcp = held.connection_pool.tcp if held.connection_pool is not None else None
+    idle = tcp.idle_timeout if tcp is not None else None
+    longest = tcp.max_connection_duration if tcp is not None else None
+    consistent = held.load_balancer.consistent_hash if held.load_balancer is not None else None
+    return msgspec.structs.replace(
+        chain,
+        idle_timeout=float(idle) if idle is not None else None,
+        max_duration=float(longest) if longest is not None else None,
+        hash_source_ip=bool(consistent is not None and consistent.use_source_ip),
+        tunnel=held.tunnel,
+    )

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 import msgspec
 
-from meltem.graph.model import Service, host_matches
+from meltem.graph.model import Protocol, Service, declared_protocol, host_matches
 from meltem.graph.routing import Routing
 from meltem.resources import networking
 from meltem.view.proxy import Proxy, ProxyKind
@@ -39,6 +39,8 @@ class Scope(msgspec.Struct, frozen=True, order=True):
     """Traffic is captured (REDIRECT or TPROXY); else listeners bind their ports."""
     dns_capture: bool = False
     http10: bool = False
+    sni_dnat: bool = False
+    """A gateway that takes TLS of other networks for services by their names (AUTO_PASSTHROUGH)."""
 
     @property
     def is_router(self) -> bool:
@@ -53,7 +55,9 @@ class Scope(msgspec.Struct, frozen=True, order=True):
         return "127.0.0.1" if self.ipv4 else "::1"
 
 
-def scope_of(proxy: Proxy, sidecar: str, label_keys: Iterable[str], node_matters: bool) -> Scope:
+def scope_of(
+    proxy: Proxy, sidecar: str, label_keys: Iterable[str], *, node_matters: bool, sni_dnat: bool = False
+) -> Scope:
     wanted = set(label_keys)
     return Scope(
         kind=proxy.kind.value,
@@ -70,6 +74,7 @@ def scope_of(proxy: Proxy, sidecar: str, label_keys: Iterable[str], node_matters
         capture=proxy.interception != "NONE",
         dns_capture=proxy.dns_capture,
         http10=proxy.http10,
+        sni_dnat=sni_dnat,
     )
 
 
@@ -116,10 +121,44 @@ def parse_egress_hosts(hosts: Iterable[str], namespace: str) -> Imports:
 
 
 def imports_of(sidecar: networking.Sidecar | None, scope: Scope) -> Imports | None:
-    """None: all that is visible."""
+    """Of all listeners together. None: all that is visible."""
     if sidecar is None or not sidecar.spec.egress:
         return None
     return parse_egress_hosts((h for e in sidecar.spec.egress for h in e.hosts), scope.namespace)
+
+
+class EgressPort(msgspec.Struct, frozen=True):
+    """An egress listener of a Sidecar that names its port, or binds a unix socket: it takes only services with that
+    port, and no other listener takes the port."""
+
+    imports: Imports
+    number: int
+    protocol: Protocol
+    bind: str = ""
+    """An address or `unix://…`; empty: where the services are."""
+    own_socket: bool = False
+    """Clients connect to it themselves; else traffic is captured."""
+
+
+def egress_ports(sidecar: networking.Sidecar | None, scope: Scope) -> tuple[EgressPort, ...]:
+    out: list[EgressPort] = []
+    for listener in sidecar.spec.egress if sidecar is not None else ():
+        if listener.port is None and not listener.bind.startswith("unix://"):
+            continue
+        own = listener.capture_mode == "NONE" or listener.bind.startswith("unix://") or not scope.capture
+        port = listener.port or networking.SidecarPort()
+        bind = listener.bind or (scope.loopback if own else "")
+        imports = parse_egress_hosts(listener.hosts, scope.namespace)
+        out.append(EgressPort(imports, port.number, declared_protocol(port.protocol), bind, own))
+    return tuple(out)
+
+
+def rest_of(sidecar: networking.Sidecar | None, scope: Scope) -> Imports | None:
+    """What listeners without a port let in: all other ports. None: all that is visible."""
+    if sidecar is None or not sidecar.spec.egress:
+        return None
+    general = [e for e in sidecar.spec.egress if e.port is None and not e.bind.startswith("unix://")]
+    return parse_egress_hosts((h for e in general for h in e.hosts), scope.namespace)
 
 
 def sees(scope: Scope, imports: Imports | None, service: Service) -> bool:
@@ -154,11 +193,14 @@ def source_matches(scope: Scope, labels: Mapping[str, str], namespace: str) -> b
 
 
 __all__ = [
+    "EgressPort",
     "Imports",
     "Scope",
     "best",
+    "egress_ports",
     "imports_of",
     "parse_egress_hosts",
+    "rest_of",
     "scope_of",
     "sees",
     "sidecar_for",

@@ -103,6 +103,9 @@ class EndpointsKey(msgspec.Struct, frozen=True):
     cluster: str = ""
     network: str = ""
     node: str = ""
+    """The client's, where it matters."""
+    node_local: bool = False
+    """Only endpoints of that node."""
     cluster_local: bool = False
 
 

@@ -18,9 +18,9 @@ import msgspec
 
 from meltem.collections import Collection, Graph, Reader, Source
 from meltem.graph.authn import peer_policy
-from meltem.graph.destinations import Rule, rule_for
+from meltem.graph.destinations import Rule, client_label_keys, rule_for
 from meltem.graph.mesh import Mesh
-from meltem.graph.model import Service, ServiceKey, Workload, labels_match
+from meltem.graph.model import Protocol, Service, ServiceKey, Workload, host_matches, labels_match
 from meltem.graph.routing import Routing
 from meltem.resources import networking
 from meltem.resources.meshconfig import MeshConfig
@@ -49,6 +49,13 @@ class ScopeView(msgspec.Struct, frozen=True):
     imports: Imports | None
     passthrough: bool
     egress_cluster: str = ""
+    rest: Imports | None = None
+    """What is let in on ports that no listener of the Sidecar has for itself."""
+    ports: tuple[scope.EgressPort, ...] = ()
+
+    @property
+    def taken(self) -> frozenset[int]:
+        return frozenset(p.number for p in self.ports if p.number)
 
 
 class ClusterUnit(msgspec.Struct, frozen=True):
@@ -90,14 +97,19 @@ class Views:
         """Label keys by which some rule selects client proxies; proxies that differ only in others see alike."""
         graph, mesh = self.graph, self.mesh
         from_rules = graph.derive(
-            "labels of rules", mesh.rules, lambda _r, _k, v: {pair[0]: True for pair in v.selector}
+            "labels of rules", mesh.rules, lambda _r, _k, v: dict.fromkeys(client_label_keys(v), True)
         )
         from_routings = graph.derive(
             "labels of routings", mesh.routings, lambda _r, _k, v: dict.fromkeys(routing_labels(v), True)
         )
         self.label_keys: Collection[str, bool] = graph.union("label keys", from_rules, from_routings)
         self.node_local: Collection[ServiceKey, bool] = graph.derive(
-            "node-local services", mesh.services, lambda _r, k, s: {k: True} if s.internal_local else {}
+            "node-local services",
+            mesh.services,
+            lambda _r, k, s: {k: True} if s.internal_local or s.traffic_distribution == "PreferSameNode" else {},
+        )
+        self.passthrough_gateways: Collection[tuple[str, str, str], tuple[tuple[str, str], ...]] = graph.derive(
+            "gateways of other networks", mesh.inputs.gateways, lambda _r, k, v: gateway.passthrough_selector(k, v)
         )
         self.sidecars_by_namespace = graph.index("sidecars by namespace", mesh.inputs.sidecars, lambda k, _v: [k[1]])
 
@@ -119,7 +131,15 @@ class Views:
         def of_proxy(reader: Reader, proxy_id: str, proxy: Proxy) -> Mapping[str, Scope]:
             sidecar = self.sidecar_of(reader, proxy)
             name = f"{sidecar.namespace}/{sidecar.name}" if sidecar is not None else ""
-            made = scope.scope_of(proxy, name, reader.all(self.label_keys), len(reader.all(self.node_local)) > 0)
+            label_keys = reader.all(self.label_keys)
+            made = scope.scope_of(
+                proxy,
+                name,
+                label_keys,
+                node_matters=len(reader.all(self.node_local)) > 0 or "kubernetes.io/hostname" in label_keys,
+                sni_dnat=proxy.kind is ProxyKind.ROUTER
+                and any(labels_match(s, proxy.labels) for s in reader.all(self.passthrough_gateways).values()),
+            )
             return {proxy_id: made}
 
         def view_of(reader: Reader, _proxy_id: str, made: Scope) -> Mapping[Scope, ScopeView]:
@@ -137,7 +157,8 @@ class Views:
                 proxy_to = policy.egress_proxy
                 if proxy_to is not None and proxy_to.port is not None:
                     egress = outbound.cluster_name(proxy_to.port.number, proxy_to.subset, proxy_to.host)
-            return {made: ScopeView(made, scope.imports_of(sidecar, made), mesh_policy, egress)}
+            imports, rest = scope.imports_of(sidecar, made), scope.rest_of(sidecar, made)
+            return {made: ScopeView(made, imports, mesh_policy, egress, rest, scope.egress_ports(sidecar, made))}
 
         graph = self.graph
         self.scope_of: Collection[str, Scope] = graph.derive("scope of proxy", self.proxies, of_proxy)
@@ -216,44 +237,89 @@ class Views:
     def _of_service(
         self, reader: Reader, made: Scope, view: ScopeView, key: ServiceKey, service: Service
     ) -> Mapping[tuple[str, Scope, tuple[object, ...]], object]:
-        if not scope.sees(made, view.imports, service):
+        seen = scope.sees(made, view.imports, service)
+        if not seen and not self._routed_to(reader, made, view.imports, service):
             return {}
         same = reader.lookup(self.mesh.services_by_host, service.hostname)
         if len(same) > 1:
-            visible = [s for s in same.values() if scope.sees(made, view.imports, s)]
+            visible = [s for s in same.values() if scope.sees(made, view.imports, s)] or list(same.values())
             if scope.best(made, visible) is not service:
                 return {}
         out: dict[tuple[str, Scope, tuple[object, ...]], object] = {}
         asked = self.outbound_of(reader, made, view.imports)
         for unit, endpoints in outbound.clusters(asked, service):
             out[("cluster", made, (unit.name,))] = ClusterUnit(unit, endpoints)
-        if made.is_router:
+        if made.is_router or not seen:
             return out
-        routings = self.routings_for(reader, made, view.imports, service.hostname)
-        for route, host in outbound.http_virtual_hosts(asked, service, [r for r in routings if r.http]):
-            out[("virtual host", made, (route, host.name))] = host
-        for index, (address, port, chain) in enumerate(outbound.chains(asked, service, routings)):
-            out[("chain", made, (address, port, key, index))] = chain
+        places: list[tuple[Imports | None, outbound.Place | None]] = [(view.rest, None)]
+        places += [(p.imports, outbound.Place(p.number, p.protocol, p.bind)) for p in view.ports]
+        for imports, place in places:
+            if scope.sees(made, imports, service):
+                self._place(reader, made, view, imports, place, service, asked, out)
         return out
+
+    def _place(
+        self,
+        reader: Reader,
+        made: Scope,
+        view: ScopeView,
+        imports: Imports | None,
+        place: outbound.Place | None,
+        service: Service,
+        asked: outbound.Outbound,
+        out: dict[tuple[str, Scope, tuple[object, ...]], object],
+    ) -> None:
+        """What the service brings to the general listeners, or to one that a Sidecar has for some port."""
+        routings = self.routings_for(reader, made, imports, service.hostname)
+        if service.alias_of and not any(r.http for r in routings):
+            routings = self.routings_for(reader, made, imports, service.alias_of)
+        http = [r for r in routings if r.http]
+        for route, host in outbound.http_virtual_hosts(asked, service, http, place, view.taken):
+            out[("virtual host", made, (route, host.name))] = host
+        for chain_view in outbound.chains(asked, service, routings, place, view.taken):
+            address, port, chain = chain_view
+            out[("chain", made, (address, port, service.key, len(out)))] = chain
+
+    def _routed_to(self, reader: Reader, made: Scope, imports: Imports | None, service: Service) -> bool:
+        """A rule that the scope imports sends requests to it: its clusters are needed though its name is not known."""
+        if made.is_router or not service.visible_to(made.namespace):
+            return False
+        found = reader.lookup(self.mesh.routings_by_destination, service.hostname).values()
+        return any(scope.uses(made, imports, r, host) for r in found for host in r.hosts)
 
     def _of_routing(
         self, reader: Reader, made: Scope, view: ScopeView, key: tuple[str, str, str], routing: Routing
     ) -> Mapping[tuple[str, Scope, tuple[object, ...]], object]:
-        """Virtual hosts of hosts that no service has: on port 80, as Istio makes them."""
+        """Virtual hosts of hosts that no service has: on the ports of the services that the rule has as well, else on
+        port 80, as Istio makes them."""
         if made.is_router or not routing.http or "mesh" not in routing.gateways:
             return {}
         out: dict[tuple[str, Scope, tuple[object, ...]], object] = {}
-        for host in routing.hosts:
-            if not scope.uses(made, view.imports, routing, host) or reader.lookup(self.mesh.services_by_host, host):
+        strangers = [h for h in routing.hosts if not reader.lookup(self.mesh.services_by_host, h)]
+        strangers = [h for h in strangers if not self._wildcard_for_services(reader, made, view.imports, h)]
+        asked = self.outbound_of(reader, made, view.imports)
+        known = [s for h in routing.hosts if (s := asked.service_for(h)) is not None] if strangers else []
+        ports = {p.number for s in known for p in s.ports if p.protocol.is_http or p.protocol is Protocol.AUTO} or {80}
+        for host in strangers:
+            if not scope.uses(made, view.imports, routing, host):
                 continue
-            asked = self.outbound_of(reader, made, view.imports)
             rules = self.routings_for(reader, made, view.imports, host)
-            routes = outbound.routes_for(asked, host, 80, rules)
-            if routes:
-                unit = VirtualHostView(name=f"{host}:80", domains=(host,), routes=routes, mesh=asked.mesh)
-                out[("virtual host", made, ("80", unit.name))] = unit
-                out[("chain", made, (made.wildcard, 80, key, 0))] = ChainView(kind="http", route="80")
+            for port in sorted(ports):
+                routes = outbound.routes_for(asked, host, port, rules)
+                if routes:
+                    unit = VirtualHostView(name=f"{host}:{port}", domains=(host,), routes=routes, mesh=asked.mesh)
+                    out[("virtual host", made, (str(port), unit.name))] = unit
+                    out[("chain", made, (made.wildcard, port, key, 0))] = ChainView(kind="http", route=str(port))
         return out
+
+    def _wildcard_for_services(self, reader: Reader, made: Scope, imports: Imports | None, host: str) -> bool:
+        """A wildcard that covers services is about these, not a host of its own."""
+        if not host.startswith("*"):
+            return False
+        return any(
+            host_matches(host, s.hostname) and scope.sees(made, imports, s)
+            for s in reader.all(self.mesh.services).values()
+        )
 
     # --- listeners ---
 
@@ -275,13 +341,15 @@ class Views:
             chains = tuple(dict.fromkeys(c for c in found if isinstance(c, ChainView)))
             view = reader.get(self.scopes, made)
             name = f"{address}_{port}"
+            own = any(p.own_socket and p.bind == address and p.number == port for p in view.ports) if view else False
             return {
                 (made, name): OutboundListenerView(
                     name=name,
                     address=address,
+                    extra_addresses=("::",) if address == "0.0.0.0" and made.ipv6 else (),
                     port=port,
                     chains=chains,
-                    bind_to_port=not made.capture,
+                    bind_to_port=own or not made.capture,
                     passthrough=view.passthrough if view is not None else True,
                     http10=made.http10,
                     mesh=self.mesh_options(reader),

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from meltem import envoyapi as api
 from meltem.generate import tls
 from meltem.generate.filters import access_log, metrics, peers, telemetry
+from meltem.resources.networking import Tunnel
 from meltem.view.filters import NO_FILTERS, Filters
 from meltem.view.units import MeshOptions, WeightedCluster
 
@@ -154,6 +155,8 @@ def tcp_proxy(
     clusters: tuple[WeightedCluster, ...],
     idle_timeout: float | None = None,
     hash_source_ip: bool = False,
+    max_duration: float | None = None,
+    tunnel: Tunnel | None = None,
     policies: Filters = NO_FILTERS,
     mutual_tls: bool = False,
 ) -> Filter:
@@ -171,6 +174,11 @@ def tcp_proxy(
         proxy.idle_timeout.CopyFrom(api.duration(idle_timeout))
     if hash_source_ip:
         proxy.hash_policy.add(source_ip={})
+    if max_duration is not None:
+        proxy.max_downstream_connection_duration.CopyFrom(api.duration(max_duration))
+    if tunnel is not None:
+        proxy.tunneling_config.hostname = f"{tunnel.target_host}:{tunnel.target_port}"
+        proxy.tunneling_config.use_post = tunnel.protocol.upper() == "POST"
     return Filter(name="envoy.filters.network.tcp_proxy", typed_config=api.pack(proxy))
 
 

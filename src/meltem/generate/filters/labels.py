@@ -17,7 +17,15 @@ from collections.abc import Mapping
 
 PEER_HEADER = "x-meltem-peer"
 PEER_NAMESPACE = "istio.peer"
-PEER_FIELDS: tuple[str, ...] = ("workload", "namespace", "canonical_service", "canonical_revision", "cluster", "app", "version")
+PEER_FIELDS: tuple[str, ...] = (
+    "workload",
+    "namespace",
+    "canonical_service",
+    "canonical_revision",
+    "cluster",
+    "app",
+    "version",
+)
 """The order of the fields in the header, which are separated by `;`."""
 OWN: Mapping[str, str] = {name: f"MELTEM_{name.upper()}" for name in PEER_FIELDS}
 """Field → environment variable of Envoy that holds it."""
