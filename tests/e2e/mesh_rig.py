@@ -131,12 +131,14 @@ class Mesh:
         for deployment in deployments:
             self.kubectl("rollout", "status", f"deploy/{deployment}", "-n", namespace, "--timeout=120s")
 
+    def pods(self, namespace: str, selector: str) -> list[Any]:
+        """The pods that `selector` selects, without those that are being deleted."""
+        found = self.json("get", "pods", "-n", namespace, "-l", selector)["items"]
+        return [p for p in found if "deletionTimestamp" not in p["metadata"]]
+
     def containers(self, namespace: str, selector: str) -> list[str]:
         """Names of the containers of the one pod that `selector` selects, native sidecars among them."""
-        pods = [
-            p for p in self.json("get", "pods", "-n", namespace, "-l", selector)["items"]
-            if "deletionTimestamp" not in p["metadata"]
-        ]  # fmt: skip
+        pods = self.pods(namespace, selector)
         assert len(pods) == 1, [p["metadata"]["name"] for p in pods]
         spec = pods[0]["spec"]
         sidecars = [c for c in spec.get("initContainers", []) if c.get("restartPolicy") == "Always"]

@@ -51,7 +51,7 @@ def test_the_check_that_istios_users_type(mesh: Mesh, new_namespace: NewNamespac
 def test_pod_label_decides_against_its_namespace(mesh: Mesh, new_namespace: NewNamespace) -> None:
     plain, meshed = new_namespace(), new_namespace("istio-injection=enabled")
     mesh.create(_sleeper("wants", 'sidecar.istio.io/inject: "true"'), plain)
-    mesh.create(_sleeper("nothing", "x: y"), plain)
+    mesh.create(_sleeper("nothing", "team: sails"), plain)
     mesh.create(_sleeper("refuses", 'sidecar.istio.io/inject: "false"'), meshed)
     assert "istio-proxy" in mesh.containers(plain, "app=wants")
     assert mesh.containers(plain, "app=nothing") == ["app"]
@@ -60,7 +60,7 @@ def test_pod_label_decides_against_its_namespace(mesh: Mesh, new_namespace: NewN
 
 def test_revision_label_injects(mesh: Mesh, new_namespace: NewNamespace) -> None:
     ns = new_namespace("istio.io/rev=default")
-    mesh.create(_sleeper("revised", "x: y"), ns)
+    mesh.create(_sleeper("revised", "team: sails"), ns)
     assert "istio-proxy" in mesh.containers(ns, "app=revised")
 
 

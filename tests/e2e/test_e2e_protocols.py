@@ -47,7 +47,7 @@ def ns(mesh: Mesh) -> Iterator[str]:
     with namespace(mesh, "protocols", "istio-injection=enabled") as name:
         samples = ("curl/curl", "httpbin/httpbin", "grpc-echo/grpc-echo", "websockets/app", "tcp-echo/tcp-echo")
         mesh.apply(*(f"{s}.yaml" for s in (*samples, "server-first/server-first")), namespace=name)
-        mesh.rolled_out("curl", "httpbin", "grpc-echo", "tornado", "tcp-echo", "server-first", namespace=name)
+        mesh.rolled_out("curl", "httpbin", "echo-v1", "echo-v2", "tornado", "tcp-echo", "server-first", namespace=name)
         yield name
 
 
@@ -75,7 +75,7 @@ def test_http_2_without_tls(curl: Callable[..., str]) -> None:
 
 
 def test_grpc_calls_and_streams(python: Callable[..., str]) -> None:
-    out = python(GRPC, "grpc-echo:7070").splitlines()
+    out = python(GRPC, "echo:7070").splitlines()
     assert [line.rsplit(": ", 1)[1] for line in out] == ["one", "two", "three"]
 
 

@@ -71,7 +71,7 @@ def test_a_rolling_restart_loses_no_request(mesh: Mesh, deployment: str) -> None
 @pytest.mark.parametrize("process", ["apiserver", "controllers", "node"])
 def test_a_killed_process_of_the_cluster_loses_nothing(mesh: Mesh, process: str) -> None:
     before = mesh.process(process)
-    pods = mesh.kubectl("get", "pods", "-o", "name", "-l", "app")
+    pods = [p["metadata"]["uid"] for p in mesh.pods("default", "app")]
     with mesh.load() as load:
         load.wait_for(20)
         os.kill(before, signal.SIGKILL)
@@ -83,7 +83,7 @@ def test_a_killed_process_of_the_cluster_loses_nothing(mesh: Mesh, process: str)
         eventually(back)
         load.wait_for(50)
     _lost_nothing(load)
-    assert mesh.kubectl("get", "pods", "-o", "name", "-l", "app") == pods
+    assert [p["metadata"]["uid"] for p in mesh.pods("default", "app")] == pods
     _still_works(mesh)
 
 
@@ -94,6 +94,6 @@ def _still_works(mesh: Mesh) -> None:
     mesh.kubectl("scale", "deploy/details-v1", "--replicas=1")
 
     def one() -> None:
-        assert len(mesh.json("get", "pods", "-l", "app=details")["items"]) == 1
+        assert len(mesh.pods("default", "app=details")) == 1
 
     eventually(one)
