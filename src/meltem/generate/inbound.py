@@ -9,6 +9,7 @@ HTTP and TCP (PERMISSIVE, DISABLE). A port without a service has the same chains
 from __future__ import annotations
 
 from collections.abc import Iterable
+from functools import lru_cache
 
 import msgspec
 
@@ -16,12 +17,20 @@ from meltem import envoyapi as api
 from meltem.envoyapi import Resource
 from meltem.generate import names, tls
 from meltem.generate.filters import access_log
-from meltem.generate.filters.chain import Position, connection_manager, http_filters, tcp_proxy
+from meltem.generate.filters.chain import Position, connection_manager, http_filters, network_filters, tcp_proxy
 from meltem.generate.outbound import detection, http_inspector, listener_filter, socket_address, tls_inspector
 from meltem.generate.routes import inbound_configuration
 from meltem.graph.authn import TLSMode
 from meltem.graph.model import Protocol
-from meltem.view.units import InboundPort, InboundView, RouteView, VirtualHostView, WeightedCluster
+from meltem.view.units import (
+    InboundPort,
+    InboundView,
+    RouteView,
+    VirtualHostView,
+    WeightedCluster,
+    WorkloadIdentity,
+    key_of,
+)
 
 L = api.listener.Listener
 FilterChain = api.listener_components.FilterChain
@@ -69,7 +78,7 @@ def _virtual(view: InboundView) -> Resource:
             message.filter_chains.extend(chains(view, one, captured=True))
     if view.passthrough:
         for family in (*((4,) if view.ipv4 else ()), *((6,) if view.ipv6 else ())):
-            message.filter_chains.extend(_unknown_port(view, family))
+            message.filter_chains.extend(_unknown_ports(_Common(view), family))
     return api.resource(api.LISTENER, names.VIRTUAL_INBOUND, message)
 
 
@@ -171,7 +180,7 @@ def _encrypted(view: InboundView, port: InboundPort, where: int) -> Iterable[Fil
         yield FilterChain(
             name=_name(port, where),
             filter_chain_match=_match(where, "tls", () if strict else tcp),
-            filters=[_tcp(view, port, mutual_tls=True)],
+            filters=_tcp(view, port, mutual_tls=True),
             transport_socket=tls.socket(tls.mesh_server(("istio",), view.mesh.min_tls)),
         )
 
@@ -184,7 +193,7 @@ def _plaintext(view: InboundView, port: InboundPort, where: int) -> Iterable[Fil
             filters=[_http(view, port)],
         )
         yield FilterChain(
-            name=_name(port, where), filter_chain_match=_match(where, "raw_buffer"), filters=[_tcp(view, port)]
+            name=_name(port, where), filter_chain_match=_match(where, "raw_buffer"), filters=_tcp(view, port)
         )
     elif port.protocol.is_http:
         yield FilterChain(
@@ -192,13 +201,13 @@ def _plaintext(view: InboundView, port: InboundPort, where: int) -> Iterable[Fil
         )
     else:
         yield FilterChain(
-            name=_name(port, where), filter_chain_match=_match(where, "raw_buffer"), filters=[_tcp(view, port)]
+            name=_name(port, where), filter_chain_match=_match(where, "raw_buffer"), filters=_tcp(view, port)
         )
     if port.mode is TLSMode.PERMISSIVE and not port.protocol.is_http:
         # TLS that is not the mesh's goes to the application as it is.
-        yield FilterChain(name=_name(port, where), filter_chain_match=_match(where, "tls"), filters=[_tcp(view, port)])
+        yield FilterChain(name=_name(port, where), filter_chain_match=_match(where, "tls"), filters=_tcp(view, port))
     elif port.mode is TLSMode.PERMISSIVE:
-        yield FilterChain(name=_name(port, where), filter_chain_match=_match(where, "tls"), filters=[_tcp(view, port)])
+        yield FilterChain(name=_name(port, where), filter_chain_match=_match(where, "tls"), filters=_tcp(view, port))
 
 
 def _own_tls(view: InboundView, port: InboundPort, where: int) -> Iterable[FilterChain]:
@@ -209,7 +218,7 @@ def _own_tls(view: InboundView, port: InboundPort, where: int) -> Iterable[Filte
     yield FilterChain(
         name=_name(port, where),
         filter_chain_match=_match(where, "tls"),
-        filters=[_http(view, port) if http else _tcp(view, port)],
+        filters=[_http(view, port)] if http else _tcp(view, port),
         transport_socket=tls.socket(tls.server(port.tls, tls.ALPN_INBOUND_HTTP if http else ())),
     )
 
@@ -227,7 +236,13 @@ def _http(view: InboundView, port: InboundPort, *, mutual_tls: bool = False) -> 
         Position.INBOUND,
         view.mesh,
         stat_prefix=f"inbound_0.0.0.0_{port.port}",
-        filters=http_filters(Position.INBOUND, view.filters, grpc_web=port.protocol is Protocol.GRPC_WEB),
+        filters=http_filters(
+            Position.INBOUND,
+            view.mesh,
+            view.filters,
+            grpc_web=port.protocol is Protocol.GRPC_WEB,
+            ports=(port.port, port.service_port),
+        ),
         route_config=inbound_configuration(port.cluster, port.domains, port.routes, host),
         http10=view.http10,
         policies=view.filters,
@@ -235,8 +250,8 @@ def _http(view: InboundView, port: InboundPort, *, mutual_tls: bool = False) -> 
     )
 
 
-def _tcp(view: InboundView, port: InboundPort, *, mutual_tls: bool = False) -> api.listener_components.Filter:
-    return tcp_proxy(
+def _tcp(view: InboundView, port: InboundPort, *, mutual_tls: bool = False) -> list[api.listener_components.Filter]:
+    proxy = tcp_proxy(
         view.mesh,
         Position.INBOUND,
         stat_prefix=port.cluster,
@@ -244,9 +259,32 @@ def _tcp(view: InboundView, port: InboundPort, *, mutual_tls: bool = False) -> a
         policies=view.filters,
         mutual_tls=mutual_tls,
     )
+    return [*network_filters(view.mesh, view.filters, protected=True, ports=(port.port, port.service_port)), proxy]
 
 
 # --- ports that no service has ---
+
+
+class _Common:
+    """An inbound view without what is the workload's own: most workloads of a mesh have it in common."""
+
+    __slots__ = ("digest", "view")
+
+    def __init__(self, view: InboundView) -> None:
+        self.view = msgspec.structs.replace(view, ports=(), identity=WorkloadIdentity())
+        self.digest = key_of(self.view)
+
+    def __hash__(self) -> int:
+        return hash(self.digest)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Common) and self.digest == other.digest
+
+
+@lru_cache(maxsize=64)
+def _unknown_ports(common: _Common, family: int) -> tuple[FilterChain, ...]:
+    """Shared between all who ask alike: to be copied into a message, never changed."""
+    return tuple(_unknown_port(common.view, family))
 
 
 def _unknown_port(view: InboundView, family: int) -> Iterable[FilterChain]:

@@ -11,6 +11,8 @@ Envoy has no running count of a connection's bytes that could be added up, so TC
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 from meltem import envoyapi as api
 from meltem.generate.filters import labels
 from meltem.view.filters import MetricsOverride, Telemetry
@@ -58,9 +60,11 @@ _CUSTOM = {
 """Attributes that a plain operator gives more cheaply than CEL."""
 
 
-def http_stats(telemetry: Telemetry, *, inbound: bool, mutual_tls: bool) -> list[AccessLog]:
+@lru_cache(maxsize=64)
+def http_stats(telemetry: Telemetry, *, inbound: bool, mutual_tls: bool) -> tuple[AccessLog, ...]:
+    """Shared between all who ask alike: to be copied into a message, never changed."""
     if not telemetry.metrics:
-        return []
+        return ()
     base = labels.labels(inbound=inbound, http=True, mutual_tls=mutual_tls)
     made = [_logger(telemetry, HTTP_METRICS, base)]
     grpc = _logger(telemetry, GRPC_METRICS, base)
@@ -69,13 +73,14 @@ def http_stats(telemetry: Telemetry, *, inbound: bool, mutual_tls: bool) -> list
         match.name = "content-type"
         match.string_match.prefix = "application/grpc"
         made.append(grpc)
-    return [m for m in made if m is not None]
+    return tuple(m for m in made if m is not None)
 
 
-def tcp_stats(telemetry: Telemetry, *, inbound: bool, mutual_tls: bool) -> list[AccessLog]:
+@lru_cache(maxsize=64)
+def tcp_stats(telemetry: Telemetry, *, inbound: bool, mutual_tls: bool) -> tuple[AccessLog, ...]:
     """The proxy must also have `flush_access_log_on_connected`, for the count of opened connections."""
     if not telemetry.metrics:
-        return []
+        return ()
     base = labels.labels(inbound=inbound, http=False, mutual_tls=mutual_tls)
     first = {"TCP_OPENED_CONNECTIONS": TCP_METRICS["TCP_OPENED_CONNECTIONS"]}
     rest = {k: v for k, v in TCP_METRICS.items() if k not in first}
@@ -86,7 +91,7 @@ def tcp_stats(telemetry: Telemetry, *, inbound: bool, mutual_tls: bool) -> list[
         if logger is not None:
             logger.filter.log_type_filter.types.append(moment)
             made.append(logger)
-    return made
+    return tuple(made)
 
 
 def _logger(telemetry: Telemetry, metrics: dict[str, str], base: dict[str, str]) -> AccessLog | None:
