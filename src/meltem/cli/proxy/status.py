@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import json
 from collections.abc import Callable, Mapping
+from pathlib import Path
 
 import click
 
@@ -127,11 +128,17 @@ async def _compare(settings: Globals, pod: str, file: str, revision: str, admin_
         found = await access.find_pod(client, pod, settings.namespace)
         sent = await _sent(settings, client, access.proxy_id(found), revision)
         if file:
-            with open(file, encoding="utf-8") as stream:
-                held = access.read_dump(stream.read(), file)
+            held = access.read_dump(_text(file), file)
         else:
             held = await access.config_dump(client, found, admin_port=admin_port)
         return compare(sent, held)
+
+
+def _text(file: str) -> str:
+    try:
+        return Path(file).read_text(encoding="utf-8")
+    except OSError as error:
+        raise UserError(f"cannot be read: {error.strerror}", where=file) from None
 
 
 async def _sent(settings: Globals, client: object, proxy: str, revision: str) -> JsonObject:
