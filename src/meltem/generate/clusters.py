@@ -91,7 +91,9 @@ def _thresholds(
         made.retry_budget.min_retry_concurrency.value = budget.min_retry_concurrency or 3
         if budget.budget_interval is not None:
             interval = api.duration(float(budget.budget_interval)).SerializeToString()
-            made.retry_budget.MergeFromString(b"\x1a" + bytes((len(interval),)) + interval)  # field 3, unknown to the wheel
+            made.retry_budget.MergeFromString(
+                b"\x1a" + bytes((len(interval),)) + interval
+            )  # field 3, unknown to the wheel
     return made
 
 
@@ -122,7 +124,7 @@ def _dns(message: C, view: ClusterView) -> None:
 def _dynamic_dns(message: C, view: ClusterView) -> None:
     """A wildcard host whose real name is in the request (SNI or Host): resolved when it is called."""
     message.lb_policy = C.CLUSTER_PROVIDED
-    config = api.dfp_cluster.ClusterConfig(dns_cache_config=dns_cache(view.hostname, view.ipv4, view.ipv6))
+    config = api.dfp_cluster.ClusterConfig(dns_cache_config=dns_cache(view.ipv4, view.ipv6))
     # Envoy wants the certificate's name bound to the host that was asked for; where the rule names another, or there is
     # no TLS, it has to be told that this is meant.
     config.allow_insecure_cluster_options = True
@@ -130,12 +132,11 @@ def _dynamic_dns(message: C, view: ClusterView) -> None:
     message.cluster_type.typed_config.CopyFrom(api.pack(config))
 
 
-def dns_cache(host: str, ipv4: bool, ipv6: bool) -> api.dns_cache.DnsCacheConfig:
-    """The cache of a wildcard host's names. Envoy shares it by name between cluster and filters, which must agree."""
+def dns_cache(ipv4: bool, ipv6: bool) -> api.dns_cache.DnsCacheConfig:
+    """The cache of wildcard hosts' names, one a proxy. Envoy shares it by name between clusters and filters, which
+    must agree on it."""
     family = C.V4_ONLY if not ipv6 else (C.ALL if ipv4 else C.V6_ONLY)
-    return api.dns_cache.DnsCacheConfig(
-        name=f"dynamic_dns_{host}", dns_lookup_family=family, dns_refresh_rate={"seconds": 60}
-    )
+    return api.dns_cache.DnsCacheConfig(name="dynamic_dns", dns_lookup_family=family, dns_refresh_rate={"seconds": 60})
 
 
 def _outliers(message: C, rule: networking.OutlierDetection) -> None:
@@ -266,9 +267,7 @@ def _has_certificates(view: ClusterView, settings: networking.ClientTLS) -> bool
     return not credential or view.secrets_by_sds or credential.startswith("configmap://")
 
 
-def _names_by_request(
-    settings: networking.ClientTLS, options: api.http_protocol_options.HttpProtocolOptions
-) -> None:
+def _names_by_request(settings: networking.ClientTLS, options: api.http_protocol_options.HttpProtocolOptions) -> None:
     """Without a name given, the host of the request is asked for, and must be in the certificate."""
     if settings.sni:
         return

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from meltem import envoyapi as api
+from meltem.graph.credentials import CA_SUFFIX, CONFIG_MAP, secret_name
 from meltem.resources import networking
 
 SDS_DIRECTORY = "/etc/istio/proxy"
@@ -70,10 +71,16 @@ def file_secret(name: str) -> api.tls_secret.SdsSecretConfig:
     )
 
 
-def ads_secret(name: str) -> api.tls_secret.SdsSecretConfig:
+def ads_secret(name: str, wait: int = 0) -> api.tls_secret.SdsSecretConfig:
+    """A secret that the control plane sends. `wait`: seconds after which its user starts without it (and refuses
+    connections until it comes); 0: never."""
     return api.tls_secret.SdsSecretConfig(
-        name=name, sds_config={"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": {"seconds": 0}}
+        name=name, sds_config={"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": {"seconds": wait}}
     )
+
+
+CLIENT_WAIT = 5
+"""A cluster whose secret is missing must not hold up the start of a whole gateway."""
 
 
 def _san_matchers(sans: Iterable[str]) -> list[api.tls_common.SubjectAltNameMatcher]:
@@ -136,6 +143,8 @@ def client(
 ) -> api.tls.UpstreamTlsContext:
     """SIMPLE and MUTUAL to servers outside the mesh: certificates from files, or from a secret (gateways only)."""
     common = api.tls.CommonTlsContext(alpn_protocols=list(alpn))
+    common.tls_params.tls_minimum_protocol_version = _VERSIONS["TLSV1_2"]
+    common.tls_params.tls_maximum_protocol_version = _VERSIONS["TLSV1_3"]
     sans = settings.subject_alt_names or default_sans
     validation = api.tls_common.CertificateValidationContext(match_typed_subject_alt_names=_san_matchers(sans))
     if settings.ca_crl:
@@ -143,11 +152,12 @@ def client(
     if settings.credential_name:
         name = secret_name(settings.credential_name)
         if settings.mode == "MUTUAL":
-            common.tls_certificate_sds_secret_configs.append(ads_secret(name))
+            common.tls_certificate_sds_secret_configs.append(ads_secret(name, CLIENT_WAIT))
         if not settings.insecure_skip_verify:
+            ca = name if name.startswith(CONFIG_MAP) else name + CA_SUFFIX
             common.combined_validation_context.default_validation_context.CopyFrom(validation)
             common.combined_validation_context.validation_context_sds_secret_config.CopyFrom(
-                ads_secret(name + "-cacert")
+                ads_secret(ca, CLIENT_WAIT)
             )
     else:
         if settings.mode == "MUTUAL":
@@ -162,11 +172,6 @@ def client(
                 validation.trusted_ca.filename = settings.ca_certificates
             common.validation_context.CopyFrom(validation)
     return api.tls.UpstreamTlsContext(sni=sni, common_tls_context=common)
-
-
-def secret_name(credential: str) -> str:
-    """`kubernetes://name` unless the credential already names its source (`file://…`, `sds://…`)."""
-    return credential if "://" in credential else f"kubernetes://{credential}"
 
 
 def server(settings: networking.ServerTLS, alpn: tuple[str, ...]) -> api.tls.DownstreamTlsContext:

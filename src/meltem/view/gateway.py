@@ -4,7 +4,7 @@ In: router proxies, Gateways, routings. Out: per gateway class (namespace and la
 listeners by port, its route configurations and virtual hosts, and the secrets that its servers name.
 
 A server's port is the Service's port in front of the gateway (80) where the gateway's Service has it, and the proxy
-listens on the Service's target port (8080); else it is the proxy's own port.
+listens on the Service's target port (8080); else it is the proxy's own port. Matches by port mean the server's.
 """
 
 from __future__ import annotations
@@ -15,22 +15,22 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from meltem.collections import Collection, Reader
-from meltem.graph import ingress
+from meltem.graph import credentials, ingress
 from meltem.graph.model import Protocol, Workload, declared_protocol, host_matches, labels_match
 from meltem.graph.routing import Routing
 from meltem.resources import networking
 from meltem.view import outbound
 from meltem.view.inbound import target_port
 from meltem.view.proxy import Proxy, ProxyKind
-from meltem.view.scope import Scope, source_matches
+from meltem.view.scope import Scope
 from meltem.view.units import (
+    ChainView,
     GatewayChain,
     GatewayListenerView,
     MeshOptions,
     RouteConfigView,
     RouteView,
     VirtualHostView,
-    WeightedCluster,
 )
 
 if TYPE_CHECKING:
@@ -46,6 +46,8 @@ class GatewayKey(msgspec.Struct, frozen=True, order=True):
     ports: tuple[tuple[int, int], ...]
     """Service port → the proxy's own port."""
     unprivileged: bool = False
+    udp: tuple[int, ...] = ()
+    """Service ports that take UDP as well: there HTTPS is offered by HTTP/3 too."""
 
 
 class BoundServer(msgspec.Struct, frozen=True):
@@ -58,6 +60,7 @@ class BoundServer(msgspec.Struct, frozen=True):
     service_port: int
     index: int
     created: str = ""
+    http3: bool = False
 
     @property
     def protocol(self) -> Protocol:
@@ -69,7 +72,7 @@ class BoundServer(msgspec.Struct, frozen=True):
         if terminates_http(self.server):
             name, namespace = self.gateway.partition("/")[2], self.gateway.partition("/")[0]
             return f"https.{self.service_port}.{self.server.port.name}.{name}.{namespace}"
-        return f"http.{self.port}"
+        return f"http.{self.port}.{self.server.bind}" if self.server.bind else f"http.{self.port}"
 
     @property
     def hosts(self) -> tuple[tuple[str, str], ...]:
@@ -82,26 +85,22 @@ class BoundServer(msgspec.Struct, frozen=True):
 
 
 def is_http(server: networking.Server) -> bool:
-    protocol = declared_protocol(server.port.protocol)
-    return (protocol.is_http and server.tls is None) or (protocol.is_http and not passes_tls(server))
+    """Plain HTTP (also with `httpsRedirect`)."""
+    return declared_protocol(server.port.protocol).is_http
 
 
 def terminates_http(server: networking.Server) -> bool:
     """HTTPS that the gateway itself decrypts."""
     protocol = declared_protocol(server.port.protocol)
-    return (
-        server.tls is not None
-        and protocol in (Protocol.HTTPS, Protocol.HTTP, Protocol.HTTP2, Protocol.GRPC)
-        and (not passes_tls(server) and (protocol is Protocol.HTTPS or bool(server.tls.credential_name)))
-    )
+    return protocol is Protocol.HTTPS and server.tls is not None and not passes_tls(server)
 
 
 def passes_tls(server: networking.Server) -> bool:
-    return (
-        server.tls is not None
-        and server.tls.mode in ("PASSTHROUGH", "AUTO_PASSTHROUGH")
-        and not (server.tls.https_redirect and declared_protocol(server.port.protocol).is_http)
-    )
+    return not is_http(server) and server.tls is not None and server.tls.mode in ("PASSTHROUGH", "AUTO_PASSTHROUGH")
+
+
+def takes_http3(server: networking.Server) -> bool:
+    return terminates_http(server) and server.tls is not None and server.tls.mode != "ISTIO_MUTUAL"
 
 
 def passthrough_selector(
@@ -163,24 +162,27 @@ class GatewayViews:
             for (ns, name), gateway in reader.all(self.gateways).items()
             if labels_match(tuple(gateway.spec.selector.items()), labels)
         )
-        ports = self._ports(reader, proxy, workload, labels)
-        return {proxy_id: GatewayKey(scope, tuple(selecting), ports, proxy.unprivileged)}
+        ports, udp = self._ports(reader, proxy, workload, labels)
+        return {proxy_id: GatewayKey(scope, tuple(selecting), ports, proxy.unprivileged, udp)}
 
     def _ports(
         self, reader: Reader, proxy: Proxy, workload: Workload | None, labels: tuple[tuple[str, str], ...]
-    ) -> tuple[tuple[int, int], ...]:
-        """Service port → own port, for the Services in front of the gateway."""
+    ) -> tuple[tuple[tuple[int, int], ...], tuple[int, ...]]:
+        """Service port → own port, for the Services in front of the gateway; and those that take UDP."""
         mesh = self.views.mesh
         found: dict[int, int] = {}
+        udp: set[int] = set()
         for service in sorted(
             reader.lookup(mesh.services_by_namespace, proxy.namespace).values(), key=lambda s: (s.created, s.hostname)
         ):
             if service.selector and labels_match(service.selector, labels):
                 for port in service.ports:
                     target = target_port(port, workload)
-                    if target:
+                    if port.protocol is Protocol.UDP:
+                        udp.add(port.number)
+                    elif target:
                         found.setdefault(port.number, target)
-        return tuple(sorted(found.items()))
+        return tuple(sorted(found.items())), tuple(sorted(udp))
 
     # --- its configuration ---
 
@@ -194,8 +196,7 @@ class GatewayViews:
             by_port.setdefault((server.server.bind, server.port), []).append(server)
         out: dict[tuple[GatewayKey, str, str], GatewayListenerView | RouteConfigView] = {}
         for (bind, port), same in sorted(by_port.items()):
-            listener = self._listener(reader, key, bind, port, compatible(same), options)
-            if listener is not None:
+            for listener in self._listeners(reader, key, bind, port, compatible(same), options):
                 out[(key, listener.name, "listener")] = listener
         by_route: dict[str, list[BoundServer]] = {}
         for same in by_port.values():
@@ -209,7 +210,6 @@ class GatewayViews:
     def _servers(self, reader: Reader, key: GatewayKey) -> list[BoundServer]:
         """All servers, those of older Gateways first."""
         mapped = dict(key.ports)
-        own = {target: number for number, target in key.ports}
         found: list[BoundServer] = []
         for name in key.gateways:
             namespace, _, short = name.partition("/")
@@ -219,15 +219,24 @@ class GatewayViews:
             for index, server in enumerate(gateway.spec.servers):
                 number = server.port.number
                 port = mapped.get(number, number)
-                service_port = number if number in mapped else own.get(number, number)
-                if key.unprivileged and port < 1024:
+                if (key.unprivileged and port < 1024) or not self._has_certificates(reader, key, server):
                     continue
-                found.append(
-                    BoundServer(name, namespace, server, port, service_port, index, gateway.metadata.creation_timestamp)
-                )
+                http3 = number in key.udp and takes_http3(server)
+                created = gateway.metadata.creation_timestamp
+                found.append(BoundServer(name, namespace, server, port, number, index, created, http3))
         return sorted(found, key=lambda s: (s.created, s.gateway, s.index))
 
-    def _listener(
+    def _has_certificates(self, reader: Reader, key: GatewayKey, server: networking.Server) -> bool:
+        """A server whose secret is missing is left out: it would keep all others of its port from starting."""
+        if server.tls is None or is_http(server):
+            return True
+        where = (key.scope.cluster, key.scope.namespace)
+        return all(
+            credentials.resolve(reader, self.views.mesh.inputs, *where, name) is not None
+            for name in credentials.server_names(server.tls)
+        )
+
+    def _listeners(
         self,
         reader: Reader,
         key: GatewayKey,
@@ -235,24 +244,29 @@ class GatewayViews:
         port: int,
         servers: list[BoundServer],
         options: MeshOptions,
-    ) -> GatewayListenerView | None:
+    ) -> Iterable[GatewayListenerView]:
+        """The TCP listener of a port, and one for HTTP/3 where it is offered."""
         chains: list[GatewayChain] = []
+        quic: list[GatewayChain] = []
         for server in servers:
             for chain in self._chains(reader, key, server):
                 if chain not in chains:
                     chains.append(chain)
-        if not chains:
-            return None
+                    quic.extend((chain,) if server.http3 else ())
         address = bind or key.scope.wildcard
-        return GatewayListenerView(
-            name=f"{address}_{port}",
-            address=address,
-            port=port,
-            ipv6=key.scope.ipv6 and key.scope.ipv4 and not bind,
-            chains=tuple(chains),
-            http10=key.scope.http10,
-            mesh=options,
-        )
+        for udp, found in ((False, chains), (True, quic)):
+            if found:
+                yield GatewayListenerView(
+                    name=f"{'udp_' if udp else ''}{address}_{port}",
+                    address=address,
+                    port=port,
+                    ipv6=key.scope.ipv6 and key.scope.ipv4 and not bind,
+                    udp=udp,
+                    chains=tuple(found),
+                    http10=key.scope.http10,
+                    filters=self.views.filters_of(reader, key.scope),
+                    mesh=options,
+                )
 
     def _chains(self, reader: Reader, key: GatewayKey, bound: BoundServer) -> Iterable[GatewayChain]:
         server = bound.server
@@ -260,51 +274,59 @@ class GatewayViews:
         if terminates_http(server):
             yield GatewayChain(
                 kind="http", route=bound.route_name, sni=hosts, tls=server.tls, namespace=bound.namespace,
-                http3=False, source=bound.gateway,
+                source=bound.gateway,
             )  # fmt: skip
         elif is_http(server):
             yield GatewayChain(kind="http", route=bound.route_name, source=bound.gateway)
         elif server.tls is not None and server.tls.mode == "AUTO_PASSTHROUGH":
             yield GatewayChain(kind="sni", sni=hosts, source=bound.gateway)
-        else:
+        elif passes_tls(server):
+            yield from self._passed_chains(reader, key, bound)
+        elif server.tls is not None or not declared_protocol(server.port.protocol).is_tls:
             yield from self._tcp_chains(reader, key, bound, hosts)
+
+    def _passed_chains(self, reader: Reader, key: GatewayKey, bound: BoundServer) -> Iterable[GatewayChain]:
+        """TLS passed through, by the SNIs of TLS routes."""
+        view = self._outbound(reader, key, bound)
+        for routing in self._routings(reader, key, bound):
+            for route in routing.tls:
+                for match in route.match if route.route else ():
+                    if _holds(bound, match):
+                        tcp = outbound.to_routes(view, route.route, bound.service_port, ChainView(kind="tcp"))
+                        yield GatewayChain(
+                            kind="tcp", sni=match.sni_hosts, clusters=tcp.clusters, tcp=tcp,
+                            subnets=match.destination_subnets, source=routing.source,
+                        )  # fmt: skip
 
     def _tcp_chains(
         self, reader: Reader, key: GatewayKey, bound: BoundServer, hosts: tuple[str, ...]
     ) -> Iterable[GatewayChain]:
-        """TCP servers by TCP routes; TLS passed through by SNI routes; TLS ended here by TCP routes."""
+        """TCP, or TLS that ends here, to the first TCP route that holds."""
         view = self._outbound(reader, key, bound)
-        server = bound.server
-        tls = server.tls if server.tls is not None and not passes_tls(server) else None
         for routing in self._routings(reader, key, bound):
-            if passes_tls(server):
-                for route in routing.tls:
-                    for match in route.match:
-                        if not _holds(key.scope, bound, match):
-                            continue
-                        sni = tuple(s for s in match.sni_hosts if any(_overlap(s, h) for h in hosts))
-                        if sni:
-                            yield GatewayChain(
-                                kind="tcp", sni=sni, clusters=_weighted(view, route.route, bound.service_port),
-                                subnets=match.destination_subnets, source=routing.source,
-                            )  # fmt: skip
-            for tcp in routing.tcp:
-                if not tcp.match or any(_holds(key.scope, bound, m) for m in tcp.match):
+            for route in routing.tcp:
+                if route.route and (not route.match or any(_holds(bound, m) for m in route.match)):
+                    tcp = outbound.to_routes(view, route.route, bound.service_port, ChainView(kind="tcp"))
                     yield GatewayChain(
-                        kind="tcp", sni=hosts if tls is not None and "*" not in hosts else (), tls=tls,
-                        namespace=bound.namespace, clusters=_weighted(view, tcp.route, bound.service_port),
+                        kind="tcp", sni=hosts if bound.server.tls is not None and "*" not in hosts else (),
+                        tls=bound.server.tls, namespace=bound.namespace, clusters=tcp.clusters, tcp=tcp,
                         source=routing.source,
                     )  # fmt: skip
-                    break
+                    return
 
     def _outbound(self, reader: Reader, key: GatewayKey, bound: BoundServer) -> outbound.Outbound:
         base = self.views.outbound_of(reader, key.scope, None)
-        return msgspec.structs.replace(base, gateway=bound.gateway, gateway_port=bound.service_port)
+        return msgspec.structs.replace(
+            base, gateway=bound.gateway, gateway_port=bound.service_port, tls=terminates_http(bound.server)
+        )
 
     def _routings(self, reader: Reader, key: GatewayKey, bound: BoundServer) -> list[Routing]:
-        """Rules bound to the server's Gateway whose hosts the server takes, oldest first."""
+        """Rules bound to the server's Gateway, visible to it, whose hosts the server takes; oldest first."""
         found = reader.lookup(self.views.mesh.routings_by_gateway, bound.gateway).values()
-        return sorted((r for r in found if any(self._takes(bound, r, h) for h in r.hosts)), key=lambda r: r.order)
+        mine = (
+            r for r in found if r.visible_to(key.scope.namespace) and any(self._takes(bound, r, h) for h in r.hosts)
+        )
+        return sorted(mine, key=lambda r: r.order)
 
     @staticmethod
     def _takes(bound: BoundServer, routing: Routing, host: str) -> bool:
@@ -313,46 +335,52 @@ class GatewayViews:
     def _routes(
         self, reader: Reader, key: GatewayKey, name: str, servers: list[BoundServer], options: MeshOptions
     ) -> RouteConfigView:
-        """Virtual hosts of all servers that share the route configuration: one a host."""
+        """Virtual hosts of all servers that share the route configuration: one a host. Several rules for a host are
+        merged in the order of their age, with what takes every request at the end."""
         rules: dict[str, list[RouteView]] = {}
         redirected: set[str] = set()
         for bound in servers:
             view = self._outbound(reader, key, bound)
-            redirect = bound.server.tls is not None and bound.server.tls.https_redirect
+            if bound.server.tls is not None and bound.server.tls.https_redirect:
+                redirected.update(pattern for _, pattern in bound.hosts)
             for routing in self._routings(reader, key, bound):
-                for host in routing.hosts:
-                    for ns, pattern in bound.hosts:
-                        if ns not in ("*", routing.namespace) or not _overlap(host, pattern):
-                            continue
-                        narrow = host if host_matches(pattern, host) else pattern
-                        if redirect:
-                            redirected.add(narrow)
-                        own = rules.setdefault(narrow, [])
-                        if redirect and not own and narrow in redirected:
-                            pass
-                        for route in outbound.routes_of(view, host, bound.service_port, routing):
-                            if route not in own:
-                                own.append(route)
-            if redirect:
-                for _, pattern in bound.hosts:
-                    rules.setdefault(pattern, [])
-                    redirected.add(pattern)
-        hosts = tuple(
+                for host in self._common_hosts(bound, routing):
+                    own = rules.setdefault(host, [])
+                    for route in outbound.routes_of(view, host, bound.service_port, routing):
+                        if bound.http3:
+                            route = msgspec.structs.replace(route, alt_svc_port=bound.service_port)
+                        if route not in own:
+                            own.append(route)
+                    if bound.server.tls is not None and bound.server.tls.https_redirect:
+                        redirected.add(host)
+        number = servers[0].service_port
+        hosts = [
             VirtualHostView(
-                name=f"{host}:{servers[0].service_port}",
+                name=f"{host}:{number}",
                 domains=(host,),
-                routes=tuple(rules[host]),
+                routes=tuple(sorted(rules.get(host, ()), key=_takes_everything)),
                 require_tls=host in redirected,
                 mesh=options,
             )
-            for host in sorted(rules)
-            if rules[host] or host in redirected
-        )
+            for host in sorted({h for h in rules if rules[h]} | redirected)
+        ]
         if not hosts:
-            hosts = (
-                VirtualHostView(name=f"blackhole:{servers[0].service_port}", domains=("*",), routes=(), mesh=options),
-            )
-        return RouteConfigView(name=name, virtual_hosts=hosts, ignore_port=True, mesh=options)
+            hosts = [VirtualHostView(name=f"blackhole:{number}", domains=("*",), routes=(), mesh=options)]
+        return RouteConfigView(name=name, virtual_hosts=tuple(hosts), ignore_port=True, mesh=options)
+
+    @staticmethod
+    def _common_hosts(bound: BoundServer, routing: Routing) -> list[str]:
+        """Hosts of both the server and the rule; of two patterns that overlap the narrower one."""
+        out: dict[str, None] = {}
+        for host in routing.hosts:
+            for namespace, pattern in bound.hosts:
+                if namespace in ("*", routing.namespace) and _overlap(host, pattern):
+                    out[host if host_matches(pattern, host) else pattern] = None
+        return list(out)
+
+
+def _takes_everything(route: RouteView) -> bool:
+    return route.match is None or outbound.catches_all(route.match)
 
 
 def compatible(servers: list[BoundServer]) -> list[BoundServer]:
@@ -362,7 +390,7 @@ def compatible(servers: list[BoundServer]) -> list[BoundServer]:
 
     def family(bound: BoundServer) -> str:
         server = bound.server
-        if terminates_http(server) or (server.tls is not None and not is_http(server)):
+        if server.tls is not None and not is_http(server):
             return "tls"
         return "http" if is_http(server) else "tcp"
 
@@ -370,25 +398,13 @@ def compatible(servers: list[BoundServer]) -> list[BoundServer]:
     return [s for s in servers if family(s) == first]
 
 
-def _holds(scope: Scope, bound: BoundServer, match: networking.TCPMatch | networking.TLSMatch) -> bool:
-    return (
-        (not match.gateways or bound.gateway in match.gateways)
-        and (not match.port or match.port in (bound.service_port, bound.port))
-        and source_matches(scope, match.source_labels, match.source_namespace)
-    )
+def _holds(bound: BoundServer, match: networking.TCPMatch | networking.TLSMatch) -> bool:
+    """Labels of clients mean nothing at a gateway."""
+    return (not match.gateways or bound.gateway in match.gateways) and match.port in (0, bound.service_port)
 
 
 def _overlap(one: str, other: str) -> bool:
     return host_matches(one, other) or host_matches(other, one)
-
-
-def _weighted(
-    view: outbound.Outbound, routes: tuple[networking.RouteDestination, ...], port: int
-) -> tuple[WeightedCluster, ...]:
-    return tuple(
-        WeightedCluster(cluster=outbound.destination_cluster(view, r.destination, port), weight=r.weight)
-        for r in routes
-    )
 
 
 __all__ = ["BoundServer", "GatewayKey", "GatewayViews", "compatible", "is_http", "terminates_http"]

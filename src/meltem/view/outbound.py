@@ -253,7 +253,9 @@ def http_virtual_hosts(
         if place is not None:
             if not place.number:
                 with_port = tuple(f"{d}:{port.number}" for d in unit.domains)
-                unit = msgspec.structs.replace(unit, domains=unit.domains + with_port if port.number == 80 else with_port)
+                unit = msgspec.structs.replace(
+                    unit, domains=unit.domains + with_port if port.number == 80 else with_port
+                )
             yield place.route, unit
             continue
         yield str(port.number), unit
@@ -326,9 +328,7 @@ def _holding_matches(view: Outbound, rule: networking.HTTPRoute, port: int) -> l
     return [m for m in rule.match if _holds(view, m, port)]
 
 
-def _holds(
-    view: Outbound, match: networking.HTTPMatch | networking.TCPMatch | networking.TLSMatch, port: int
-) -> bool:
+def _holds(view: Outbound, match: networking.HTTPMatch | networking.TCPMatch | networking.TLSMatch, port: int) -> bool:
     """Of the conditions on who asks and where: a match that names gateways is not narrowed by labels of the client."""
     if match.port and match.port != (view.gateway_port or port):
         return False
@@ -487,8 +487,12 @@ def chains(
             for address in own or (everywhere,):
                 alone = place is None and _sniffed_alone(scope, service)
                 route = f"{service.hostname}:{number}" if alone else str(number)
-                yield address, number, msgspec.structs.replace(
-                    tcp[0], kind="auto", route=route, subnets=subnets, sni=(), dynamic_dns=dynamic
+                yield (
+                    address,
+                    number,
+                    msgspec.structs.replace(
+                        tcp[0], kind="auto", route=route, subnets=subnets, sni=(), dynamic_dns=dynamic
+                    ),
                 )
             continue
         for address in own or (everywhere,):
@@ -526,9 +530,7 @@ def _tcp_chains(
                 nets = tuple(n for m in matches for n in m.destination_subnets)
                 yield to_routes(view, tcp.route, port.number, common, subnets=nets)
     name = cluster_name(port.number, "", service.hostname)
-    made = msgspec.structs.replace(
-        common, clusters=(WeightedCluster(cluster=name),), stat_prefix=name, subnets=subnets
-    )
+    made = msgspec.structs.replace(common, clusters=(WeightedCluster(cluster=name),), stat_prefix=name, subnets=subnets)
     if _is_dynamic(service):
         sni = (service.hostname,) if port.protocol.is_tls else ()
         made = msgspec.structs.replace(made, dynamic_dns=service.hostname, dynamic_port=port.number, sni=sni)

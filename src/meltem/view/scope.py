@@ -41,6 +41,10 @@ class Scope(msgspec.Struct, frozen=True, order=True):
     http10: bool = False
     sni_dnat: bool = False
     """A gateway that takes TLS of other networks for services by their names (AUTO_PASSTHROUGH)."""
+    policies: tuple[tuple[str, str, str], ...] = ()
+    """Policies with a selector that selects these proxies: kind, namespace, name."""
+    patches: tuple[tuple[str, str, tuple[int, ...]], ...] = ()
+    """EnvoyFilters that hold for these proxies, and which of their patches."""
 
     @property
     def is_router(self) -> bool:
