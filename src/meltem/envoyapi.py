@@ -12,6 +12,9 @@ Source: https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/api
 
 from __future__ import annotations
 
+import importlib
+import pkgutil
+import re
 from collections.abc import Iterable
 from hashlib import blake2b
 
@@ -112,7 +115,16 @@ from envoy.type.tracing.v3 import custom_tag_pb2 as custom_tag
 from envoy.type.v3 import http_status_pb2 as http_status
 from envoy.type.v3 import percent_pb2 as percent
 from envoy.type.v3 import range_pb2 as range_
-from google.protobuf import any_pb2, duration_pb2, json_format, message, struct_pb2, wrappers_pb2
+from google.protobuf import (
+    any_pb2,
+    descriptor_pool,
+    duration_pb2,
+    json_format,
+    message,
+    message_factory,
+    struct_pb2,
+    wrappers_pb2,
+)
 from google.rpc import status_pb2 as rpc_status
 
 __all__ = [
@@ -173,6 +185,7 @@ __all__ = [
     "http_wasm",
     "json_format",
     "jwt_authn",
+    "know",
     "listener",
     "listener_components",
     "local_ratelimit",
@@ -224,6 +237,7 @@ __all__ = [
     "tls_common",
     "tls_inspector",
     "tls_secret",
+    "unpack",
     "upstream_proxy_protocol",
     "uri_template",
     "uuid_request_id",
@@ -244,6 +258,8 @@ SECRET = PREFIX + "envoy.extensions.transport_sockets.tls.v3.Secret"
 EXTENSION_CONFIG = PREFIX + "envoy.config.core.v3.TypedExtensionConfig"
 NAME_TABLE = PREFIX + "istio.networking.nds.v1.NameTable"
 """Istio's own type: asked for by stock Istio agents, not by Envoy."""
+
+_PACKAGE = re.compile(r"(?:envoy|xds|udpa|google)(?:\.[a-z][a-z0-9_]*)+\.[A-Za-z0-9_.]+")
 
 
 class Resource(msgspec.Struct, frozen=True, weakref=True, eq=False):
@@ -307,6 +323,41 @@ def pack(content: message.Message) -> any_pb2.Any:
     return any_pb2.Any(
         type_url=PREFIX + content.DESCRIPTOR.full_name, value=content.SerializeToString(deterministic=True)
     )
+
+
+def unpack(packed: any_pb2.Any) -> message.Message:
+    """The message in it. KeyError where the wheel has no such type."""
+    know(packed.type_url)
+    name = packed.type_url.rpartition("/")[2]
+    kind = message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(name))
+    return kind.FromString(packed.value)
+
+
+def know(type_url: str) -> bool:
+    """Make the message type known to the protobuf runtime, so that JSON with this `@type` can be read: imports the
+    modules of its package. False where the wheel has no such type."""
+    name = type_url.rpartition("/")[2]
+    pool = descriptor_pool.Default()
+    for attempt in (False, True):
+        try:
+            pool.FindMessageTypeByName(name)
+            return True
+        except KeyError:
+            if attempt or _PACKAGE.fullmatch(name) is None:
+                return False
+        _import_package(name.rpartition(".")[0])
+    return False
+
+
+def _import_package(package: str) -> None:
+    """All message modules of one protobuf package; the name was checked to be one of Envoy's or its relatives'."""
+    try:
+        found = importlib.import_module(package)
+    except ImportError:
+        return
+    for module in pkgutil.iter_modules(found.__path__):
+        if module.name.endswith("_pb2"):
+            importlib.import_module(f"{package}.{module.name}")
 
 
 def duration(seconds: float) -> duration_pb2.Duration:

@@ -16,6 +16,7 @@ from meltem import envoyapi as api
 from meltem import yamlio
 from meltem.engine import Engine
 from meltem.objects import Json, JsonObject
+from meltem.resources.mesh import parse_meshconfig
 from meltem.resources.parse import parse
 from meltem.validate import envoy_check
 from meltem.view.proxy import Proxy, ProxyKind
@@ -48,9 +49,12 @@ def load(engine: Engine, text: str) -> None:
 
 
 def put(engine: Engine, document: Json) -> None:
-    resource = parse(document)
-    if resource.kind == "MeshConfig":
+    """A document of kind `MeshConfig` holds the mesh's configuration as it stands in the config map's key `mesh`."""
+    if isinstance(document, dict) and document.get("kind") == "MeshConfig":
+        text = yamlio.dump({k: v for k, v in document.items() if k not in ("kind", "apiVersion", "metadata")})
+        engine.inputs.mesh_config.set("", parse_meshconfig(text))
         return
+    resource = parse(document)
     namespace = "" if resource.kind in CLUSTER_SCOPED else resource.namespace or "default"
     if resource.metadata.namespace != namespace:
         cast(JsonObject, cast(JsonObject, document)["metadata"])["namespace"] = namespace

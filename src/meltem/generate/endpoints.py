@@ -91,8 +91,8 @@ def _endpoint(endpoint: Endpoint) -> LbEndpoint:
 
 
 def telemetry_fields(endpoint: Endpoint) -> dict[str, str]:
-    """What the client's metrics say of the callee: Istio's `workload`, and the same in parts (Envoy cannot split it) under
-    the keys of `labels.ENDPOINT_FIELDS`; app and version only where they differ from the canonical names."""
+    """What the client's metrics say of the callee: Istio's `workload`, and the same in parts (Envoy cannot split it)
+    under the keys of `labels.ENDPOINT_FIELDS`; app and version only where they differ from the canonical names."""
     labels = dict(endpoint.labels)
     whole = workload_text(endpoint)
     name, namespace, service, revision, cluster = whole.split(";")

@@ -9,12 +9,13 @@ from meltem import envoyapi as api
 from meltem.envoyapi import Resource
 from meltem.generate import tls
 from meltem.generate.filters import access_log
-from meltem.generate.filters.chain import Position, connection_manager, http_filters, tcp_proxy
-from meltem.generate.outbound import match, socket_address, tls_inspector
-from meltem.view.units import GatewayChain, GatewayListenerView
+from meltem.generate.filters.chain import Position, connection_manager, http_filters, network_filters
+from meltem.generate.outbound import match, socket_address, tls_inspector, to_clusters
+from meltem.view.units import ChainView, GatewayChain, GatewayListenerView
 
 L = api.listener.Listener
 FilterChain = api.listener_components.FilterChain
+ALPN_OF_MESH = ("istio-peer-exchange", "istio", *tls.ALPN_MTLS_HTTP)
 
 
 def listener(view: GatewayListenerView) -> Resource:
@@ -26,7 +27,12 @@ def listener(view: GatewayListenerView) -> Resource:
     )
     if view.ipv6:
         message.additional_addresses.add(address=socket_address("::", view.port))
-    if any(c.sni or c.tls is not None for c in view.chains):
+    if view.udp:
+        for one in (message.address, *(a.address for a in message.additional_addresses)):
+            one.socket_address.protocol = api.address.SocketAddress.UDP
+        message.udp_listener_config.quic_options.SetInParent()
+        message.udp_listener_config.downstream_socket_config.SetInParent()
+    elif any(c.sni or c.tls is not None for c in view.chains):
         message.listener_filters.append(tls_inspector())
     seen: set[tuple[object, ...]] = set()
     for chain in view.chains:
@@ -38,17 +44,22 @@ def listener(view: GatewayListenerView) -> Resource:
 
 def _chain(view: GatewayListenerView, chain: GatewayChain, seen: set[tuple[object, ...]]) -> FilterChain | None:
     """None where chains before it take all that it would."""
-    encrypted = chain.tls is not None
     sni = tuple(s for s in chain.sni if s != "*")
-    wanted = tuple(s for s in (sni or ("",)) if (encrypted, s, chain.subnets) not in seen)
+    wanted = tuple(s for s in (sni or ("",)) if (s, chain.subnets) not in seen)
     if not wanted:
         return None
-    seen.update((encrypted, s, chain.subnets) for s in wanted)
+    seen.update((s, chain.subnets) for s in wanted)
     made = FilterChain(filters=_filters(view, chain))
     found = match(tuple(s for s in wanted if s), chain.subnets)
-    if found.server_names or found.prefix_ranges:
+    if chain.kind == "sni":
+        found.application_protocols.extend(ALPN_OF_MESH)  # only what sidecars of the mesh send
+    if found.ListFields():
         made.filter_chain_match.CopyFrom(found)
-    if chain.tls is not None:
+    if chain.tls is not None and view.udp:
+        config = api.quic.QuicDownstreamTransport(downstream_tls_context=tls.server(chain.tls, ("h3",)))
+        made.transport_socket.name = "envoy.transport_sockets.quic"
+        made.transport_socket.typed_config.CopyFrom(api.pack(config))
+    elif chain.tls is not None:
         alpn = tls.ALPN_INBOUND_HTTP if chain.kind == "http" else ()
         made.transport_socket.CopyFrom(tls.socket(tls.server(chain.tls, alpn)))
     return made
@@ -60,11 +71,12 @@ def _filters(view: GatewayListenerView, chain: GatewayChain) -> list[api.listene
             Position.GATEWAY,
             view.mesh,
             stat_prefix=f"outbound_{view.name}",
-            filters=http_filters(Position.GATEWAY),
+            filters=http_filters(Position.GATEWAY, view.mesh, view.filters, ports=(view.port,)),
+            policies=view.filters,
             route_name=chain.route,
             http10=view.http10,
         )
-        return [manager]
+        return [_over_quic(manager) if view.udp else manager]
     if chain.kind == "sni":
         sni = api.listener_components.Filter(
             name="envoy.filters.network.sni_cluster", typed_config=api.pack(api.sni_cluster.SniCluster())
@@ -75,4 +87,13 @@ def _filters(view: GatewayListenerView, chain: GatewayChain) -> list[api.listene
             api.listener_components.Filter(name="envoy.filters.network.tcp_proxy", typed_config=api.pack(blackhole)),
         ]
     prefix = chain.clusters[0].cluster if chain.clusters else "BlackHoleCluster"
-    return [tcp_proxy(view.mesh, Position.GATEWAY, stat_prefix=prefix, clusters=chain.clusters)]
+    tcp = chain.tcp or ChainView(kind="tcp", clusters=chain.clusters)
+    proxy = to_clusters(view.mesh, Position.GATEWAY, tcp, view.filters, stat_prefix=prefix)
+    return [*network_filters(view.mesh, view.filters, protected=True, ports=(view.port,)), proxy]
+
+
+def _over_quic(manager: api.listener_components.Filter) -> api.listener_components.Filter:
+    config = api.hcm.HttpConnectionManager.FromString(manager.typed_config.value)
+    config.codec_type = api.hcm.HttpConnectionManager.HTTP3
+    config.http3_protocol_options.SetInParent()
+    return api.listener_components.Filter(name=manager.name, typed_config=api.pack(config))

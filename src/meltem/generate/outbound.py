@@ -8,8 +8,10 @@ from __future__ import annotations
 from meltem import envoyapi as api
 from meltem.envoyapi import Resource
 from meltem.generate import names, tls
+from meltem.generate.clusters import dns_cache
 from meltem.generate.filters import access_log
-from meltem.generate.filters.chain import Position, connection_manager, http_filters, tcp_proxy
+from meltem.generate.filters.chain import Position, connection_manager, http_filters, network_filters, tcp_proxy
+from meltem.view.filters import Filters
 from meltem.view.units import ChainView, MeshOptions, OutboundListenerView, VirtualOutboundView, WeightedCluster
 
 L = api.listener.Listener
@@ -19,6 +21,7 @@ Match = api.listener_components.FilterChainMatch
 ORIGINAL_DST = "envoy.filters.listener.original_dst"
 TLS_INSPECTOR = "envoy.filters.listener.tls_inspector"
 HTTP_INSPECTOR = "envoy.filters.listener.http_inspector"
+SNI_DYNAMIC = "envoy.filters.network.sni_dynamic_forward_proxy"
 PASSTHROUGH = (WeightedCluster(cluster=names.PASSTHROUGH_CLUSTER),)
 BLACKHOLE = (WeightedCluster(cluster=names.BLACKHOLE_CLUSTER),)
 
@@ -52,13 +55,17 @@ def listener(view: OutboundListenerView) -> Resource:
         traffic_direction=api.base.OUTBOUND,
         access_log=access_log.listener_logs(view.mesh),
     )
+    if view.address.startswith("unix://"):
+        message.address.pipe.path = view.address.removeprefix("unix://")
+    for extra in view.extra_addresses:
+        message.additional_addresses.add(address=socket_address(extra, view.port))
     if not view.bind_to_port:
         message.bind_to_port.value = False
     chains = distinct(view.chains)
     http = [c for c in chains if c.kind == "http"]
     auto = [c for c in chains if c.kind == "auto"]
     tcp = [c for c in chains if c.kind == "tcp"]
-    if any(c.sni for c in tcp) or auto:
+    if any(c.sni or c.dynamic_dns for c in tcp) or auto:
         message.listener_filters.append(tls_inspector())
     sniff = bool(auto) or (bool(http) and bool(tcp))
     if sniff:
@@ -74,7 +81,7 @@ def listener(view: OutboundListenerView) -> Resource:
         rest.ClearField("filter_chain_match")
         message.default_filter_chain.CopyFrom(rest)
     elif not http or sniff:
-        message.default_filter_chain.CopyFrom(fallback(view.mesh, passthrough=view.passthrough))
+        message.default_filter_chain.CopyFrom(fallback(view.mesh, view.filters, passthrough=view.passthrough))
     return api.resource(api.LISTENER, view.name, message)
 
 
@@ -97,11 +104,15 @@ def distinct(chains: tuple[ChainView, ...]) -> list[ChainView]:
 
 def _http_chain(view: OutboundListenerView, chain: ChainView, *, sniffed: bool) -> FilterChain:
     alpn = tls.ALPN_HTTP_ISTIO if chain.kind == "auto" else ()
+    http = http_filters(Position.OUTBOUND, view.mesh, view.filters, alpn=alpn, ports=(view.port,))
+    if any(c.dynamic_dns for c in view.chains):
+        http.insert(len(http) - 1, dynamic_hosts(view))
     manager = connection_manager(
         Position.OUTBOUND,
         view.mesh,
         stat_prefix=f"outbound_{view.name}",
-        filters=http_filters(Position.OUTBOUND, alpn=alpn),
+        filters=http,
+        policies=view.filters,
         route_name=chain.route,
         http10=view.http10,
     )
@@ -119,20 +130,42 @@ def _tcp_chain(view: OutboundListenerView, chain: ChainView) -> FilterChain:
         filters.append(
             api.listener_components.Filter(name="envoy.filters.network.mongo_proxy", typed_config=api.pack(mongo))
         )
-    filters.append(
-        tcp_proxy(
-            view.mesh,
-            Position.OUTBOUND,
-            stat_prefix=chain.stat_prefix or view.name,
-            clusters=chain.clusters,
-            idle_timeout=chain.idle_timeout,
-            hash_source_ip=chain.hash_source_ip,
-        )
-    )
+    filters.extend(network_filters(view.mesh, view.filters, protected=False, ports=(view.port,)))
+    if chain.dynamic_dns:
+        sni = api.sni_dfp.FilterConfig(dns_cache_config=cache_of(view), port_value=chain.dynamic_port)
+        filters.append(api.listener_components.Filter(name=SNI_DYNAMIC, typed_config=api.pack(sni)))
+    filters.append(to_clusters(view.mesh, Position.OUTBOUND, chain, view.filters, stat_prefix=view.name))
     made = FilterChain(filters=filters)
     if chain.sni or chain.subnets:
         made.filter_chain_match.CopyFrom(match(chain.sni, chain.subnets))
     return made
+
+
+def to_clusters(
+    mesh: MeshOptions, position: Position, chain: ChainView, filters: Filters, *, stat_prefix: str
+) -> api.listener_components.Filter:
+    """The TCP proxy of a chain."""
+    return tcp_proxy(
+        mesh,
+        position,
+        stat_prefix=chain.stat_prefix or stat_prefix,
+        clusters=chain.clusters,
+        idle_timeout=chain.idle_timeout,
+        hash_source_ip=chain.hash_source_ip,
+        max_duration=chain.max_duration,
+        tunnel=chain.tunnel,
+        policies=filters,
+    )
+
+
+def cache_of(view: OutboundListenerView) -> api.dns_cache.DnsCacheConfig:
+    return dns_cache(view.ipv4, view.ipv6)
+
+
+def dynamic_hosts(view: OutboundListenerView) -> api.hcm.HttpFilter:
+    """Resolves the host of requests to wildcard hosts; it lets all others be."""
+    config = api.http_dfp.FilterConfig(dns_cache_config=cache_of(view))
+    return api.hcm.HttpFilter(name="envoy.filters.http.dynamic_forward_proxy", typed_config=api.pack(config))
 
 
 def match(sni: tuple[str, ...], subnets: tuple[str, ...]) -> Match:
@@ -146,12 +179,12 @@ def match(sni: tuple[str, ...], subnets: tuple[str, ...]) -> Match:
     return made
 
 
-def fallback(mesh: MeshOptions, *, passthrough: bool) -> FilterChain:
+def fallback(mesh: MeshOptions, filters: Filters, *, passthrough: bool) -> FilterChain:
     """Traffic that is for nothing known: on its way, or refused."""
     where = PASSTHROUGH if passthrough else BLACKHOLE
     return FilterChain(
         name=where[0].cluster,
-        filters=[tcp_proxy(mesh, Position.OUTBOUND, stat_prefix=where[0].cluster, clusters=where)],
+        filters=[tcp_proxy(mesh, Position.OUTBOUND, stat_prefix=where[0].cluster, clusters=where, policies=filters)],
     )
 
 
@@ -178,7 +211,15 @@ def virtual_outbound(view: VirtualOutboundView) -> Resource:
     )  # fmt: skip
     rest = FilterChain(
         name="virtualOutbound-catchall-tcp",
-        filters=[tcp_proxy(view.mesh, Position.OUTBOUND, stat_prefix=where[0].cluster, clusters=where)],
+        filters=[
+            tcp_proxy(
+                view.mesh,
+                Position.OUTBOUND,
+                stat_prefix=where[0].cluster,
+                clusters=where,
+                policies=view.filters,
+            )
+        ],
     )
     message.filter_chains.extend((blackhole, rest))
     return api.resource(api.LISTENER, names.VIRTUAL_OUTBOUND, message)

@@ -14,12 +14,20 @@ import msgspec
 from meltem import envoyapi as api
 from meltem.collections import Collection, Memo, Reader
 from meltem.envoyapi import Resource
-from meltem.generate import clusters, endpoints, gateway, inbound, names, outbound, routes, secrets
+from meltem.generate import clusters, dns, endpoints, gateway, inbound, names, outbound, routes, secrets
+from meltem.generate import patches as patching
 from meltem.generate.bundle import Bundles, Group, GroupKey
+from meltem.generate.filters import jwt
+from meltem.generate.patch_matching import Where
+from meltem.graph.inputs import ResourceKey
 from meltem.graph.mesh import Mesh
+from meltem.view.dns import DnsView
+from meltem.view.filters import Filters
 from meltem.view.gateway import GatewayKey
+from meltem.view.patching import PatchSet
 from meltem.view.proxy import Proxy
 from meltem.view.scope import Scope
+from meltem.view.selection import fetch_clusters
 from meltem.view.units import (
     ClusterView,
     EndpointsKey,
@@ -35,6 +43,7 @@ from meltem.view.units import (
 from meltem.view.views import ClusterUnit, InboundKey, ScopeView, Views
 
 U = TypeVar("U", bound=Unit)
+NOWHERE = Where()
 
 
 class Made(msgspec.Struct, frozen=True, weakref=True):
@@ -88,13 +97,21 @@ class Resources:
         self.graph = views.graph
         self.generators: dict[str, Shared] = {
             "clusters": Shared(ClusterView, lambda v: (clusters.outbound(v),)),
-            "inbound": Shared(InboundView, lambda v: (*clusters.inbound(v), *inbound.listeners(v))),
+            "inbound": Shared(InboundView, _inbound_resources),
             "listeners": Shared(OutboundListenerView, lambda v: (outbound.listener(v),)),
+            "names": Shared(DnsView, lambda v: (*dns.listener(v), dns.name_table(v))),
             "virtual outbound": Shared(VirtualOutboundView, lambda v: (outbound.virtual_outbound(v),)),
             "gateway listeners": Shared(GatewayListenerView, lambda v: (gateway.listener(v),)),
             "routes": Shared(RouteConfigView, lambda v: (routes.route_configuration(v),)),
         }
         self._virtual_host: Memo[tuple[str, _Keyed], Made] = Memo(_make_virtual_host)
+        self._patch: Memo[tuple[Resource, PatchSet, Where], Made] = Memo(lambda job: Made(patching.apply(*job)))
+        self.patch_problems: Collection[ResourceKey, tuple[patching.Problem, ...]] = self.graph.derive(
+            "patch problems",
+            mesh.inputs.envoy_filters,
+            lambda _r, k, v: {k: found} if (found := patching.problems_of(v)) else {},
+        )
+        """Patches of EnvoyFilters that can be applied nowhere, by the EnvoyFilter's key."""
         self.groups_of: Collection[str, tuple[Group, ...]] = self.graph.derive("groups", views.proxies, self._groups)
         self.bundles = Bundles(self.graph, self.groups_of)
         self._collections()
@@ -120,11 +137,15 @@ class Resources:
             graph.derive("listener resources", views.listeners, self._listeners),
             graph.derive("virtual outbound resources", views.virtual_outbound, self._virtual_outbound),
             graph.derive("inbound resources", views.inbound, self._inbound),
+            graph.derive("name resources", views.names, self._names),
             graph.derive("gateway listener resources", views.gateways.listeners, self._gateway_listeners),
             graph.derive("gateway route resources", views.gateways.routes, self._gateway_routes),
             *self._virtual_hosts(),
             *self._endpoints(),
             secrets.gateway_secrets(views, self.mesh),
+            graph.derive("patched-in resources", views.scope_patches, self._additions),
+            graph.derive("clusters of filters", views.scope_filters, self._fetched),
+            secrets.client_secrets(views, self.mesh),
         ]
         for part in parts:
             self.bundles.add(part)
@@ -134,31 +155,61 @@ class Resources:
     def _keyed(self, group: Group, made: Made) -> Mapping[GroupKey, Resource]:
         return {(group, r.type_url, r.name): r for r in made.resources}
 
-    def _clusters(self, _r: Reader, key: tuple[Scope, str], unit: ClusterUnit) -> Mapping[GroupKey, Resource]:
-        return self._keyed(key[0], self.generators["clusters"](unit.view))
+    def _of_scope(
+        self, reader: Reader, scope: Scope, made: Made, group: Group | None = None, where: Where = NOWHERE
+    ) -> Mapping[GroupKey, Resource]:
+        """The resources as EnvoyFilters leave them. Where none holds nothing is done."""
+        patches = reader.get(self.views.scope_patches, scope)
+        return self._keyed(group or scope, made if patches is None else self._patched(made, patches, where))
+
+    def _patched(self, made: Made, patches: PatchSet, where: Where) -> Made:
+        parts = [self._patch((one, patches, where)) for one in made.resources]
+        return Made(tuple(r for part in parts for r in part.resources))
+
+    def _additions(self, _r: Reader, scope: Scope, patches: PatchSet) -> Mapping[GroupKey, Resource]:
+        return self._keyed(scope, Made(patching.additions(patches)))
+
+    def _fetched(self, _r: Reader, scope: Scope, filters: Filters) -> Mapping[GroupKey, Resource]:
+        """Clusters through which keys and modules are fetched from outside the mesh."""
+        made = Made(tuple(jwt.fetch_cluster(n, ipv4=scope.ipv4, ipv6=scope.ipv6) for n in fetch_clusters(filters)))
+        return self._keyed(scope, made)
+
+    def _clusters(self, reader: Reader, key: tuple[Scope, str], unit: ClusterUnit) -> Mapping[GroupKey, Resource]:
+        return self._of_scope(reader, key[0], self.generators["clusters"](unit.view))
 
     def _fixed(self, reader: Reader, scope: Scope, _view: ScopeView) -> Mapping[GroupKey, Resource]:
         options = self.views.mesh_options(reader)
-        return self._keyed(scope, Made((clusters.passthrough(options), clusters.blackhole(options))))
+        return self._of_scope(reader, scope, Made((clusters.passthrough(options), clusters.blackhole(options))))
 
-    def _listeners(self, _r: Reader, key: tuple[Scope, str], view: OutboundListenerView) -> Mapping[GroupKey, Resource]:
-        return self._keyed(key[0], self.generators["listeners"](view))
+    def _listeners(
+        self, reader: Reader, key: tuple[Scope, str], view: OutboundListenerView
+    ) -> Mapping[GroupKey, Resource]:
+        return self._of_scope(reader, key[0], self.generators["listeners"](view))
 
-    def _virtual_outbound(self, _r: Reader, scope: Scope, view: VirtualOutboundView) -> Mapping[GroupKey, Resource]:
-        return self._keyed(scope, self.generators["virtual outbound"](view))
+    def _virtual_outbound(self, reader: Reader, scope: Scope, view: VirtualOutboundView) -> Mapping[GroupKey, Resource]:
+        return self._of_scope(reader, scope, self.generators["virtual outbound"](view))
 
     def _inbound(self, _r: Reader, key: InboundKey, view: InboundView) -> Mapping[GroupKey, Resource]:
-        return self._keyed(key, self.generators["inbound"](view))
+        made = self.generators["inbound"](msgspec.structs.replace(view, patches=None) if view.patches else view)
+        if view.patches is None:
+            return self._keyed(key, made)
+        patched = self._patched(made, view.patches, NOWHERE)
+        return self._keyed(key, Made((*patched.resources, *patching.additions(view.patches))))
+
+    def _names(self, _r: Reader, scope: Scope, view: DnsView) -> Mapping[GroupKey, Resource]:
+        return self._keyed(scope, self.generators["names"](view))
 
     def _gateway_listeners(
-        self, _r: Reader, key: tuple[GatewayKey, str], view: GatewayListenerView
+        self, reader: Reader, key: tuple[GatewayKey, str], view: GatewayListenerView
     ) -> Mapping[GroupKey, Resource]:
-        return self._keyed(key[0], self.generators["gateway listeners"](view))
+        made = self.generators["gateway listeners"](view)
+        return self._of_scope(reader, key[0].scope, made, key[0], Where(gateway=True, ports=key[0].ports))
 
     def _gateway_routes(
-        self, _r: Reader, key: tuple[GatewayKey, str], view: RouteConfigView
+        self, reader: Reader, key: tuple[GatewayKey, str], view: RouteConfigView
     ) -> Mapping[GroupKey, Resource]:
-        return self._keyed(key[0], self.generators["routes"](view))
+        made = self.generators["routes"](view)
+        return self._of_scope(reader, key[0].scope, made, key[0], Where(gateway=True, ports=key[0].ports))
 
     # --- virtual hosts and the route configurations that hold them ---
 
@@ -189,7 +240,7 @@ class Resources:
             if not scope.by_delta or not isinstance(value, VirtualHostView):
                 return {}
             view = own(reader, scope, route, value)
-            return {} if view is None else self._keyed(scope, self._virtual_host((route, _Keyed(view))))
+            return {} if view is None else self._of_scope(reader, scope, self._virtual_host((route, _Keyed(view))))
 
         def configuration(reader: Reader, key: tuple[Scope, str], _v: bool) -> Mapping[GroupKey, Resource]:
             scope, route = key
@@ -213,7 +264,7 @@ class Resources:
                 ignore_port=True,
                 mesh=self.views.mesh_options(reader),
             )
-            return self._keyed(scope, self.generators["routes"](unit))
+            return self._of_scope(reader, scope, self.generators["routes"](unit))
 
         return [
             graph.derive("virtual host resources", hosts, single),
@@ -252,3 +303,8 @@ def _make_virtual_host(key: tuple[str, _Keyed]) -> Made:
     if not isinstance(unit, VirtualHostView):
         raise TypeError("expected VirtualHostView")
     return Made((routes.virtual_host_resource(route, unit),))
+
+
+def _inbound_resources(view: InboundView) -> tuple[Resource, ...]:
+    fetched = (jwt.fetch_cluster(n, ipv4=view.ipv4, ipv6=view.ipv6) for n in fetch_clusters(view.filters))
+    return (*clusters.inbound(view), *inbound.listeners(view), *fetched)

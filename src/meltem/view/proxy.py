@@ -78,6 +78,8 @@ class Proxy(msgspec.Struct, frozen=True):
     virtual_hosts_by_delta: bool = True
     """Takes virtual hosts one by one (VHDS): every delta client does; a state-of-the-world client cannot."""
     generator: str = ""
+    metadata: tuple[tuple[str, str], ...] = ()
+    """The node's metadata as far as it is text: EnvoyFilters may select by it."""
 
     @property
     def label_map(self) -> dict[str, str]:
@@ -141,6 +143,7 @@ def parse_proxy(node_id: str, metadata: JsonObject, locality: Locality = NOWHERE
         proxy_config=_text(object_at(metadata, "PROXY_CONFIG")),
         virtual_hosts_by_delta=delta,
         generator=str_at(metadata, "GENERATOR"),
+        metadata=tuple(sorted((k, v) for k, v in metadata.items() if isinstance(v, str))),
     )
 
 

@@ -13,6 +13,7 @@ from meltem.graph.model import Endpoint, Protocol, Resolution, ServiceKey
 from meltem.resources import networking
 from meltem.resources.base import encode_hook
 from meltem.view.filters import NO_FILTERS, Filters
+from meltem.view.patching import PatchSet
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
@@ -221,7 +222,8 @@ class OutboundListenerView(Unit, frozen=True, kw_only=True):
     passthrough: bool = True
     """What no chain takes goes where it was meant to; else it is refused."""
     http10: bool = False
-    transparent: bool = False
+    ipv4: bool = True
+    ipv6: bool = False
     filters: Filters = NO_FILTERS
     mesh: MeshOptions
 
@@ -278,6 +280,7 @@ class InboundView(Unit, frozen=True, kw_only=True):
     """Ports that no service has are let through too (no Sidecar ingress restricts them)."""
     identity: WorkloadIdentity = WorkloadIdentity()
     http10: bool = False
+    patches: PatchSet | None = None
     filters: Filters = NO_FILTERS
     mesh: MeshOptions
 

@@ -21,12 +21,16 @@ from meltem.graph.authn import peer_policy
 from meltem.graph.destinations import Rule, client_label_keys, rule_for
 from meltem.graph.mesh import Mesh
 from meltem.graph.model import Protocol, Service, ServiceKey, Workload, host_matches, labels_match
+from meltem.graph.policies import Policies, by_choice, by_labels
 from meltem.graph.routing import Routing
 from meltem.resources import networking
 from meltem.resources.meshconfig import MeshConfig
-from meltem.view import gateway, inbound, outbound, scope
+from meltem.view import dns, gateway, inbound, outbound, patching, scope
+from meltem.view.filters import NO_FILTERS, Filters
+from meltem.view.patching import PatchSet
 from meltem.view.proxy import Proxy, ProxyKind
 from meltem.view.scope import Imports, Scope
+from meltem.view.selection import Selection
 from meltem.view.units import (
     ChainView,
     ClusterView,
@@ -81,6 +85,8 @@ class Views:
         self.options: Collection[str, MeshOptions] = graph.derive(
             "mesh options", mesh.inputs.mesh_config, lambda _r, k, c: {k: mesh_options(c)}
         )
+        self.policies = Policies(graph, mesh.inputs)
+        self.selection = Selection(mesh, self.policies)
         self._relevance()
         self._scopes()
         self._outbound()
@@ -140,7 +146,7 @@ class Views:
                 sni_dnat=proxy.kind is ProxyKind.ROUTER
                 and any(labels_match(s, proxy.labels) for s in reader.all(self.passthrough_gateways).values()),
             )
-            return {proxy_id: made}
+            return {proxy_id: self._with_policies(reader, proxy, made)}
 
         def view_of(reader: Reader, _proxy_id: str, made: Scope) -> Mapping[Scope, ScopeView]:
             mesh_policy = self.mesh.mesh_config(reader).outbound_traffic_policy.mode != "REGISTRY_ONLY"
@@ -163,6 +169,34 @@ class Views:
         graph = self.graph
         self.scope_of: Collection[str, Scope] = graph.derive("scope of proxy", self.proxies, of_proxy)
         self.scopes: Collection[Scope, ScopeView] = graph.derive("scopes", self.scope_of, view_of)
+        self.scope_filters: Collection[Scope, Filters] = graph.derive("filters", self.scopes, self._filters_of)
+        self.scope_patches: Collection[Scope, PatchSet] = graph.derive("patches", self.scopes, self._patches_of)
+
+    def _with_policies(self, reader: Reader, proxy: Proxy, made: Scope) -> Scope:
+        """The scope with the names of what policies select these proxies: proxies under other ones are other scopes."""
+        root = self.mesh.config(reader).root_namespace
+        chosen = self.policies.chosen(reader, proxy.namespace, root, proxy.label_map, router=made.is_router)
+        patches = patching.choose(reader, self.policies, proxy, root)
+        return msgspec.structs.replace(made, policies=chosen, patches=patches) if chosen or patches else made
+
+    def _filters_of(self, reader: Reader, made: Scope, _view: ScopeView) -> Mapping[Scope, Filters]:
+        picks = by_choice(made.policies)
+        filters = self.selection.filters(
+            reader, made.namespace, picks, server=False, protected=made.is_router, gateway=made.is_router
+        )
+        return {made: filters} if filters != NO_FILTERS else {}
+
+    def _patches_of(self, reader: Reader, made: Scope, _view: ScopeView) -> Mapping[Scope, PatchSet]:
+        if not made.patches:
+            return {}
+        root = self.mesh.config(reader).root_namespace
+        contexts = patching.GATEWAY if made.is_router else patching.OUTBOUND
+        found = patching.resolve(reader, self.policies, made.patches, root, contexts)
+        return {} if found is None else {made: found}
+
+    def filters_of(self, reader: Reader, made: Scope) -> Filters:
+        """What policies add to the scope's outbound chains (a gateway's: to all its chains)."""
+        return reader.get(self.scope_filters, made) or NO_FILTERS
 
     def outbound_of(self, reader: Reader, made: Scope, imports: Imports | None) -> outbound.Outbound:
         """What a scope's functions may ask; each question becomes a dependency."""
@@ -233,6 +267,20 @@ class Views:
         )
         self.virtual_hosts = pick("virtual host")
         self.chains = pick("chain")
+        named = pick("name")
+        by_scope = graph.index("names by scope", named, lambda k, _v: [k[0]])
+
+        def names_of(reader: Reader, made: Scope, _view: ScopeView) -> Mapping[Scope, dns.DnsView]:
+            if not made.dns_capture:
+                return {}
+            found = reader.lookup(by_scope, made)
+            entries = tuple(
+                e for k in sorted(found, key=lambda k: str(k[1][0])) if isinstance(e := found[k], dns.DnsEntry)
+            )
+            options = self.mesh_options(reader)
+            return {made: dns.DnsView(entries=entries, ipv4=made.ipv4, ipv6=made.ipv6, mesh=options)}
+
+        self.names: Collection[Scope, dns.DnsView] = graph.derive("names", self.scopes, names_of)
 
     def _of_service(
         self, reader: Reader, made: Scope, view: ScopeView, key: ServiceKey, service: Service
@@ -251,6 +299,9 @@ class Views:
             out[("cluster", made, (unit.name,))] = ClusterUnit(unit, endpoints)
         if made.is_router or not seen:
             return out
+        name = dns.entry(asked, service) if made.dns_capture else None
+        if name is not None:
+            out[("name", made, (name.host,))] = name
         places: list[tuple[Imports | None, outbound.Place | None]] = [(view.rest, None)]
         places += [(p.imports, outbound.Place(p.number, p.protocol, p.bind)) for p in view.ports]
         for imports, place in places:
@@ -352,6 +403,9 @@ class Views:
                     bind_to_port=own or not made.capture,
                     passthrough=view.passthrough if view is not None else True,
                     http10=made.http10,
+                    ipv4=made.ipv4,
+                    ipv6=made.ipv6,
+                    filters=self.filters_of(reader, made),
                     mesh=self.mesh_options(reader),
                 )
             }
@@ -368,6 +422,7 @@ class Views:
                     passthrough=view.passthrough,
                     egress_cluster=view.egress_cluster,
                     inbound_port=options.inbound_port,
+                    filters=self.filters_of(reader, made),
                     mesh=options,
                 )
             }
@@ -404,7 +459,12 @@ class Views:
             policy = peer_policy(reader, mesh.peer_authentications, proxy.namespace, labels, root)
             sidecar = self.sidecar_of(reader, proxy)
             options = self.mesh_options(reader)
-            return {proxy_id: inbound.inbound_view(proxy, workload, services.values(), sidecar, policy, options)}
+            made = inbound.inbound_view(proxy, workload, services.values(), sidecar, policy, options)
+            picks = by_labels(dict(labels))
+            filters = self.selection.filters(reader, proxy.namespace, picks, server=True, protected=True)
+            chosen = patching.choose(reader, self.policies, proxy, root)
+            patches = patching.resolve(reader, self.policies, chosen, root, patching.INBOUND)
+            return {proxy_id: msgspec.structs.replace(made, filters=filters, patches=patches)}
 
         self.inbound_of: Collection[str, InboundView] = graph.derive("inbound of proxy", self.proxies, view_of)
         self.inbound: Collection[InboundKey, InboundView] = graph.derive(

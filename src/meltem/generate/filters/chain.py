@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from meltem import envoyapi as api
 from meltem.generate import tls
-from meltem.generate.filters import access_log, metrics, peers, telemetry
+from meltem.generate.filters import access_log, authz, jwt, metrics, peers, telemetry, wasm
 from meltem.resources.networking import Tunnel
 from meltem.view.filters import NO_FILTERS, Filters
 from meltem.view.units import MeshOptions, WeightedCluster
@@ -44,10 +44,24 @@ def http_filter(name: str, config: api.message.Message) -> HttpFilter:
 
 
 def http_filters(
-    position: Position, filters: Filters = NO_FILTERS, *, grpc_web: bool = False, alpn: tuple[str, ...] = ()
+    position: Position,
+    mesh: MeshOptions,
+    filters: Filters = NO_FILTERS,
+    *,
+    grpc_web: bool = False,
+    alpn: tuple[str, ...] = (),
+    ports: tuple[int, ...] = (),
 ) -> list[HttpFilter]:
-    """`alpn`: what upstream mutual TLS is to offer, where the cluster cannot know (sniffed ports, gateways)."""
+    """`alpn`: what upstream mutual TLS is to offer, where the cluster cannot know (sniffed ports, gateways). `ports`:
+    by which Wasm plugins may be limited to this chain."""
     made: list[HttpFilter] = [peers.server() if position is Position.INBOUND else peers.client()]
+    made.extend(authz.custom_http(filters, mesh))
+    made.extend(wasm.http(filters, "AUTHN", ports))
+    made.extend(jwt.http(filters))
+    made.extend(wasm.http(filters, "AUTHZ", ports))
+    made.extend(authz.http(filters, mesh))
+    made.extend(wasm.http(filters, "STATS", ports))
+    made.extend(wasm.http(filters, "UNSPECIFIED_PHASE", ports))
     if grpc_web:
         made.append(http_filter("envoy.filters.http.grpc_web", api.grpc_web.GrpcWeb()))
     made.append(
@@ -62,6 +76,22 @@ def http_filters(
     made.append(http_filter("envoy.filters.http.cors", api.cors.Cors()))
     made.append(telemetry.anchor("istio.stats"))
     made.append(http_filter("envoy.filters.http.router", api.router.Router()))
+    return made
+
+
+def network_filters(
+    mesh: MeshOptions, filters: Filters, *, protected: bool, ports: tuple[int, ...] = ()
+) -> list[Filter]:
+    """What stands before a TCP proxy. `protected`: authorization holds here."""
+    made: list[Filter] = []
+    if protected:
+        made.extend(authz.custom_tcp(filters, mesh))
+    made.extend(wasm.network(filters, "AUTHN", ports))
+    made.extend(wasm.network(filters, "AUTHZ", ports))
+    if protected:
+        made.extend(authz.tcp(filters, mesh))
+    made.extend(wasm.network(filters, "STATS", ports))
+    made.extend(wasm.network(filters, "UNSPECIFIED_PHASE", ports))
     return made
 
 

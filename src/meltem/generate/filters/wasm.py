@@ -1,0 +1,74 @@
+"""WasmPlugins as Wasm filters, HTTP and network.
+
+In: the modules of a chain, in order. Out: filters of one phase. Code comes from a file of the proxy's own, or Envoy
+fetches it over HTTP(S) itself and checks its sha256; images are unpacked and served by istiod (`view/selection.py`
+makes the URL).
+
+Envoy fetches remote code only when it knows its checksum: a plugin without `sha256` by URL cannot be loaded, and what
+becomes of traffic then is what its failStrategy says.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+
+from meltem import envoyapi as api
+from meltem.view.filters import Filters, WasmModule
+
+RUNTIME = "envoy.wasm.runtime.v8"
+_POLICIES = {
+    "FAIL_CLOSE": api.wasm.FailurePolicy.FAIL_CLOSED,
+    "FAIL_OPEN": api.wasm.FailurePolicy.FAIL_OPEN,
+    "FAIL_RELOAD": api.wasm.FailurePolicy.FAIL_RELOAD,
+}
+
+
+def http(filters: Filters, phase: str, ports: tuple[int, ...]) -> Iterable[api.hcm.HttpFilter]:
+    for module in _of(filters, phase, ports, network=False):
+        made = api.http_wasm.Wasm(config=_config(module))
+        yield api.hcm.HttpFilter(name=module.name, typed_config=api.pack(made))
+
+
+def network(filters: Filters, phase: str, ports: tuple[int, ...]) -> Iterable[api.listener_components.Filter]:
+    for module in _of(filters, phase, ports, network=True):
+        made = api.network_wasm.Wasm(config=_config(module))
+        yield api.listener_components.Filter(name=module.name, typed_config=api.pack(made))
+
+
+def _of(filters: Filters, phase: str, ports: tuple[int, ...], *, network: bool) -> Iterable[WasmModule]:
+    for module in filters.wasm:
+        right_phase = module.spec.phase == phase and (module.spec.type == "NETWORK") == network
+        if right_phase and (not module.ports or set(module.ports) & set(ports)):
+            yield module
+
+
+def _config(module: WasmModule) -> api.wasm.PluginConfig:
+    spec = module.spec
+    made = api.wasm.PluginConfig(
+        name=module.name, root_id=spec.plugin_name, failure_policy=_POLICIES[spec.fail_strategy]
+    )
+    if spec.plugin_config is not None:
+        text = api.wrappers_pb2.StringValue(value=_json(spec.plugin_config))
+        made.configuration.CopyFrom(api.pack(text))
+    machine = made.vm_config
+    machine.runtime = RUNTIME
+    if module.url.startswith("file://"):
+        machine.code.local.filename = module.url.removeprefix("file://")
+    else:
+        remote = machine.code.remote
+        remote.http_uri.uri = module.url
+        remote.http_uri.cluster = module.cluster
+        remote.http_uri.timeout.CopyFrom(api.duration(30))
+        remote.sha256 = spec.sha256
+        remote.retry_policy.num_retries.value = 3
+    for variable in spec.vm_config.env if spec.vm_config is not None else ():
+        if variable.value_from == "HOST":
+            machine.environment_variables.host_env_keys.append(variable.name)
+        else:
+            machine.environment_variables.key_values[variable.name] = variable.value
+    return made
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, sort_keys=True, separators=(",", ":"))

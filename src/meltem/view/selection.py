@@ -1,0 +1,189 @@
+"""From selected policies to `Filters`: what the chains of one workload, scope or gateway class are generated from.
+
+In: the mesh's policies, its extension providers and services. Out: `Filters`, resolved: names of providers and services
+have become clusters.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import TYPE_CHECKING
+from urllib.parse import urlsplit
+
+from meltem.collections import Reader
+from meltem.graph.model import short_name
+from meltem.graph.policies import Picks, Policies
+from meltem.resources import extensions, security
+from meltem.resources.meshconfig import MeshConfig
+from meltem.view import telemetry
+from meltem.view.filters import Authorizer, AuthzPolicy, Filters, JwtIssuer, WasmModule
+
+if TYPE_CHECKING:
+    from meltem.graph.mesh import Mesh
+
+DRY_RUN = "istio.io/dry-run"
+WASM_SERVER = "http://istiod.{root}.svc:15014/wasm/"
+_PHASES = {"AUTHN": 0, "AUTHZ": 1, "STATS": 2, "UNSPECIFIED_PHASE": 3}
+
+
+class Selection:
+    """Answers questions of the views; each answer's reads become dependencies."""
+
+    def __init__(self, mesh: Mesh, policies: Policies) -> None:
+        self.mesh = mesh
+        self.policies = policies
+
+    def filters(
+        self, reader: Reader, namespace: str, picks: Picks, *, server: bool, protected: bool, gateway: bool = False
+    ) -> Filters:
+        """`server`: for what comes in (else for what goes out). `protected`: authentication and authorization hold
+        here: inbound and at gateways."""
+        config = self.mesh.mesh_config(reader)
+        root = self.mesh.config(reader).root_namespace
+        of = self.policies.of
+        authorization = (
+            of(reader, self.policies.authorization, "AuthorizationPolicy", namespace, root, picks) if protected else []
+        )
+        authentication = (
+            of(reader, self.policies.authentication, "RequestAuthentication", namespace, root, picks)
+            if protected
+            else []
+        )
+        wasm = of(reader, self.policies.wasm, "WasmPlugin", namespace, root, picks)
+        telemetries = of(reader, self.policies.telemetry, "Telemetry", namespace, root, picks)
+        policies = tuple(_policy(p) for p in authorization)
+        return Filters(
+            authorization=policies,
+            authorizers=self._authorizers(reader, config, policies, namespace),
+            issuers=tuple(self._issuer(reader, rule) for p in authentication for rule in p.spec.jwt_rules),
+            wasm=self._modules(reader, wasm, root, server=server, gateway=gateway),
+            telemetry=telemetry.merged(
+                telemetries,
+                config,
+                root,
+                server=server,
+                cluster_of=lambda service, port: self.cluster_of(reader, service, port, namespace),
+            ),
+        )
+
+    def cluster_of(self, reader: Reader, service: str, port: int, namespace: str) -> str:
+        """The cluster of a provider's service, written `namespace/host` or `host`; empty: the mesh does not know it."""
+        where, slash, host = service.partition("/")
+        full = short_name(host if slash else service, where if slash else namespace, self.mesh.config(reader).domain)
+        for found in reader.lookup(self.mesh.services_by_host, full).values():
+            if (not slash or found.namespace == where) and found.port(port) is not None:
+                return f"outbound|{port}||{full}"
+        return ""
+
+    def _authorizers(
+        self, reader: Reader, config: MeshConfig, policies: Iterable[AuthzPolicy], namespace: str
+    ) -> tuple[Authorizer, ...]:
+        out: dict[str, Authorizer] = {}
+        providers = {p.name: p for p in config.extension_providers}
+        for policy in policies:
+            provider = providers.get(policy.provider) if policy.action == "CUSTOM" else None
+            if provider is None:
+                continue
+            settings = provider.envoy_ext_authz_http or provider.envoy_ext_authz_grpc
+            if settings is None:
+                continue
+            out[provider.name] = Authorizer(
+                name=provider.name,
+                http=provider.envoy_ext_authz_http,
+                grpc=provider.envoy_ext_authz_grpc,
+                cluster=self.cluster_of(reader, settings.service, settings.port, namespace),
+                authority=settings.service.rpartition("/")[2],
+            )
+        return tuple(out[n] for n in sorted(out))
+
+    def _issuer(self, reader: Reader, rule: security.JWTRule) -> JwtIssuer:
+        """Keys at a service of the mesh are fetched through its cluster; at any other host through one of their own."""
+        url = rule.key_set_url
+        if rule.jwks or not url:
+            return JwtIssuer(rule=rule)
+        host, port = host_and_port(url)
+        found = self.cluster_of(reader, host, port, "") if "." in host else ""
+        return JwtIssuer(rule=rule, cluster=found or fetch_cluster(url))
+
+    def _modules(
+        self, reader: Reader, plugins: Iterable[extensions.WasmPlugin], root: str, *, server: bool, gateway: bool
+    ) -> tuple[WasmModule, ...]:
+        """In order: phase, then the higher priority, then age."""
+        found: list[WasmModule] = []
+        for plugin in plugins:
+            ports = _ports(plugin.spec.match, server=server, gateway=gateway)
+            if ports is None:
+                continue
+            url = module_url(plugin, root)
+            cluster = ""
+            if url.startswith("http"):
+                host, port = host_and_port(url)
+                cluster = self.cluster_of(reader, host, port, "") or fetch_cluster(url)
+            name = f"{plugin.namespace}.{plugin.name}"
+            found.append(WasmModule(name=name, spec=plugin.spec, ports=ports, cluster=cluster, url=url))
+        return tuple(sorted(found, key=lambda m: (_PHASES[m.spec.phase], -(m.spec.priority or 0))))
+
+
+def _policy(policy: security.AuthorizationPolicy) -> AuthzPolicy:
+    spec = policy.spec
+    return AuthzPolicy(
+        namespace=policy.namespace,
+        name=policy.name,
+        action=spec.action,
+        rules=spec.rules,
+        dry_run=policy.metadata.annotations.get(DRY_RUN, "").lower() == "true",
+        provider=spec.provider.name if spec.provider is not None else "",
+    )
+
+
+def _ports(matches: tuple[extensions.TrafficSelector, ...], *, server: bool, gateway: bool) -> tuple[int, ...] | None:
+    """The ports that any of the matches lets in for this direction; (): all; None: none."""
+    if not matches:
+        return ()
+    wanted = ("CLIENT_AND_SERVER", "UNDEFINED", "SERVER" if server and not gateway else "CLIENT")
+    fitting = [m for m in matches if m.mode in wanted]
+    if not fitting:
+        return None
+    if any(not m.ports for m in fitting):
+        return ()
+    return tuple(sorted({p.number for m in fitting for p in m.ports}))
+
+
+def module_url(plugin: extensions.WasmPlugin, root: str) -> str:
+    """What Envoy fetches. Images (`oci://`, and URLs without a scheme) are unpacked by istiod, which serves them."""
+    url = plugin.spec.url
+    scheme = url.partition("://")[0] if "://" in url else "oci"
+    if scheme != "oci":
+        return url
+    name = url.removeprefix("oci://")
+    return WASM_SERVER.format(root=root) + (plugin.spec.sha256 or digest_of(plugin.namespace, name))
+
+
+def digest_of(namespace: str, image: str) -> str:
+    """How istiod names the module of an image whose checksum the plugin does not say."""
+    from hashlib import sha256
+
+    return sha256(f"{namespace}/{image}".encode()).hexdigest()
+
+
+def host_and_port(url: str) -> tuple[str, int]:
+    try:
+        parts = urlsplit(url)
+        return parts.hostname or "", parts.port or (443 if parts.scheme == "https" else 80)
+    except ValueError:
+        return "", 0
+
+
+def fetch_cluster(url: str) -> str:
+    """Name of the cluster through which a URL outside the mesh is fetched: `fetch|443|https|keys.example.com`."""
+    host, port = host_and_port(url)
+    return f"fetch|{port}|{urlsplit(url).scheme}|{host}" if host else ""
+
+
+def fetch_clusters(filters: Filters) -> tuple[str, ...]:
+    """The clusters of that kind that the filters need."""
+    named = [i.cluster for i in filters.issuers] + [m.cluster for m in filters.wasm]
+    return tuple(sorted({n for n in named if n.startswith("fetch|")}))
+
+
+__all__ = ["Selection", "fetch_cluster", "fetch_clusters", "host_and_port", "module_url"]
