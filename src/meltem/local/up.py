@@ -80,25 +80,46 @@ def find(name: str) -> ClusterConfig:
 # --- making one ---
 
 
+class Claim(msgspec.Struct, frozen=True):
+    """Addresses and port that a cluster of this machine has for itself, running or not."""
+
+    index: int
+    port: int
+
+
+_CLAIMS = Path("/run/meltem-clusters.json")
+"""Of all clusters, whatever their roots: home → claim. Gone with a reboot, when nothing runs either."""
+
+
 @contextlib.contextmanager
-def _machine_lock() -> Generator[None]:
-    """One at a time chooses addresses and ports; clusters of other roots are seen by their interfaces."""
-    with Path("/run/meltem.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _claims() -> Generator[dict[str, Claim]]:
+    """The claims of clusters that still exist; what the body changes is kept. One process at a time."""
+    with _CLAIMS.with_suffix(".lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        try:
+            known = msgspec.json.decode(_CLAIMS.read_bytes(), type=dict[str, Claim])
+        except (FileNotFoundError, msgspec.MsgspecError):
+            known = {}
+        held = {h: c for h, c in known.items() if (Path(h) / "cluster.json").exists()}
+        held |= {c.home: Claim(c.index, c.api_port) for c in clusters()}
+        yield held
+        _CLAIMS.write_bytes(msgspec.json.encode(held))
 
 
-def _free_port(wanted: int, others: set[int]) -> int:
-    """The wanted port, which must be free; 0: the first free one from 6443 on that is no port of `others`, clusters
-    which may be about to listen."""
-    candidates = (p for p in range(FIRST_PORT, FIRST_PORT + 1000) if p not in others)
-    for port in (wanted,) if wanted else candidates:
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind(("127.0.0.1", port))
-            except OSError:
-                continue
+def _is_free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
+
+
+def _free_port(wanted: int, claimed: set[int]) -> int:
+    """The wanted port, which must be free; 0: the first free one from 6443 on that no other cluster claims."""
+    for port in (wanted,) if wanted else range(FIRST_PORT, FIRST_PORT + 1000):
+        if _is_free(port) and (wanted or port not in claimed):
             return port
     raise EnvironmentError_(
         f"port {wanted} of 127.0.0.1 is taken" if wanted else "no port from 6443 to 7442 of 127.0.0.1 is free",
@@ -107,11 +128,11 @@ def _free_port(wanted: int, others: set[int]) -> int:
     )
 
 
-def _free_index(taken: set[int]) -> int:
+def _free_index(claimed: set[int]) -> int:
     interfaces = {p.name for p in Path("/sys/class/net").iterdir()}
     networks = _routed_networks()
     for index in range(MAX_CLUSTERS):
-        if index not in taken and f"mltm{index}" not in interfaces and 64 + index not in networks:
+        if index not in claimed and f"mltm{index}" not in interfaces and 64 + index not in networks:
             return index
     raise EnvironmentError_(
         "every address range from 10.64.0.0/16 to 10.191.0.0/16 is in use on this machine",
@@ -131,19 +152,24 @@ def _routed_networks() -> set[int]:
 
 
 def prepare(name: str, api_port: int = 0) -> ClusterConfig:
-    """The cluster's configuration, keys and kubeconfig: found, or made."""
+    """The cluster's configuration, keys and kubeconfig: found, or made. A cluster that does not run moves to another
+    port when its own is taken by now, or when `api_port` says so."""
     from meltem.local.apiserver.pki import ensure_pki, write_kubeconfig
 
     home = home_of(name)
-    with _machine_lock():
+    with _claims() as claims:
+        others = {h: c for h, c in claims.items() if h != str(home)}
+        ports = {c.port for c in others.values()}
         try:
             config = load_cluster(home)
+            moved = api_port if api_port and api_port != config.api_port else 0
+            if not supervisor.running(config) and (moved or not _is_free(config.api_port)):
+                config = msgspec.structs.replace(config, api_port=_free_port(moved, ports))
         except FileNotFoundError:
-            others = clusters()
-            index = _free_index({c.index for c in others})
-            port = _free_port(api_port, {c.api_port for c in others})
-            config = ClusterConfig(name=name, index=index, home=str(home), api_port=port)
-            save_cluster(config)
+            index = _free_index({c.index for c in others.values()})
+            config = ClusterConfig(name=name, index=index, home=str(home), api_port=_free_port(api_port, ports))
+        save_cluster(config)
+        claims[config.home] = Claim(config.index, config.api_port)
     ensure_pki(config)
     write_kubeconfig(config, config.kubeconfig)
     inside = f"https://{config.host_ip}:{config.api_port}"
