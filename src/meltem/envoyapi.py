@@ -96,6 +96,12 @@ from envoy.extensions.path.match.uri_template.v3 import uri_template_match_pb2 a
 from envoy.extensions.request_id.uuid.v3 import uuid_pb2 as uuid_request_id
 from envoy.extensions.retry.host.previous_hosts.v3 import previous_hosts_pb2 as previous_hosts
 from envoy.extensions.retry.priority.previous_priorities.v3 import previous_priorities_config_pb2 as previous_priorities
+from envoy.extensions.tracers.opentelemetry.resource_detectors.v3 import (
+    dynatrace_resource_detector_pb2 as otel_dynatrace,
+)
+from envoy.extensions.tracers.opentelemetry.resource_detectors.v3 import (
+    environment_resource_detector_pb2 as otel_environment,
+)
 from envoy.extensions.transport_sockets.proxy_protocol.v3 import upstream_proxy_protocol_pb2 as upstream_proxy_protocol
 from envoy.extensions.transport_sockets.quic.v3 import quic_transport_pb2 as quic
 from envoy.extensions.transport_sockets.raw_buffer.v3 import raw_buffer_pb2 as raw_buffer
@@ -202,6 +208,8 @@ __all__ = [
     "original_dst",
     "original_src",
     "otel_access_log",
+    "otel_dynatrace",
+    "otel_environment",
     "outlier_detection",
     "pack",
     "path_matcher",

@@ -42,6 +42,8 @@ def outbound(view: ClusterView) -> Resource:
         _dynamic_dns(message, view)
     else:
         message.type = _TYPES[view.resolution]
+        if view.resolution is Resolution.DNS_ROUND_ROBIN and len(view.endpoints) != 1:
+            message.type = C.STRICT_DNS  # Envoy takes exactly one name there
     if view.resolution is Resolution.ENDPOINTS:
         message.eds_cluster_config.eds_config.ads.SetInParent()
         message.eds_cluster_config.eds_config.resource_api_version = api.config_source.V3
@@ -287,16 +289,23 @@ def _auto_mtls(message: C, view: ClusterView) -> None:
 
 
 def _proxy_protocol(message: C, settings: networking.ProxyProtocol) -> None:
-    inner = message.transport_socket if message.HasField("transport_socket") else tls.raw_socket()
+    """A header with the client's address before everything else, TLS included."""
     version = api.proxy_protocol.ProxyProtocolConfig.V2 if settings.version == "V2" else (
         api.proxy_protocol.ProxyProtocolConfig.V1
     )  # fmt: skip
-    wrapped = api.upstream_proxy_protocol.ProxyProtocolUpstreamTransport(
-        config={"version": version}, transport_socket=inner
-    )
-    message.transport_socket.CopyFrom(
-        api.base.TransportSocket(name="envoy.transport_sockets.upstream_proxy_protocol", typed_config=api.pack(wrapped))
-    )
+
+    def wrapped(inner: api.base.TransportSocket) -> api.base.TransportSocket:
+        made = api.upstream_proxy_protocol.ProxyProtocolUpstreamTransport(
+            config={"version": version}, transport_socket=inner
+        )
+        name = "envoy.transport_sockets.upstream_proxy_protocol"
+        return api.base.TransportSocket(name=name, typed_config=api.pack(made))
+
+    for one in message.transport_socket_matches:
+        one.transport_socket.CopyFrom(wrapped(one.transport_socket))
+    if not message.transport_socket_matches:
+        inner = message.transport_socket if message.HasField("transport_socket") else tls.raw_socket()
+        message.transport_socket.CopyFrom(wrapped(inner))
 
 
 # --- a workload's own ---

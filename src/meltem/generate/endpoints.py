@@ -16,6 +16,7 @@ from meltem import envoyapi as api
 from meltem.envoyapi import Resource
 from meltem.generate import locality
 from meltem.graph.model import Endpoint, Health
+from meltem.graph.services import valid_ip
 from meltem.resources import networking
 from meltem.resources.base import decode_hook
 from meltem.view.units import EndpointsKey
@@ -53,6 +54,8 @@ def _groups(message: E.ClusterLoadAssignment, groups: Iterable[locality.Group]) 
 def _belongs(key: EndpointsKey, port_name: str, endpoint: Endpoint) -> bool:
     if endpoint.service_port != port_name or endpoint.health is Health.UNHEALTHY:
         return False
+    if not endpoint.address.startswith("unix://") and not valid_ip(endpoint.address):
+        return False  # a name among addresses: Envoy would refuse all of them
     if key.labels and not set(key.labels) <= set(endpoint.labels):
         return False
     if key.node_local and key.node and endpoint.node != key.node:

@@ -23,7 +23,7 @@ def listener(view: GatewayListenerView) -> Resource:
         name=view.name,
         address=socket_address(view.address, view.port),
         traffic_direction=api.base.OUTBOUND,
-        access_log=access_log.listener_logs(view.mesh),
+        access_log=access_log.listener_logs(view.mesh, view.filters.telemetry),
     )
     if view.ipv6:
         message.additional_addresses.add(address=socket_address("::", view.port))

@@ -53,7 +53,7 @@ def _virtual(view: InboundView) -> Resource:
         address=socket_address(wildcard, port),
         use_original_dst={"value": True},
         traffic_direction=api.base.INBOUND,
-        access_log=access_log.listener_logs(view.mesh),
+        access_log=access_log.listener_logs(view.mesh, view.filters.telemetry),
     )
     # The chains of all ports stand in this one listener; the destination port picks among them.
     message.ClearField("use_original_dst")
@@ -126,7 +126,7 @@ def _bound(view: InboundView, port: InboundPort) -> Resource:
         name=name,
         address=socket_address(port.bind, port.port),
         traffic_direction=api.base.INBOUND,
-        access_log=access_log.listener_logs(view.mesh),
+        access_log=access_log.listener_logs(view.mesh, view.filters.telemetry),
     )
     if port.bind.startswith("unix://"):
         message.address.pipe.path = port.bind.removeprefix("unix://")

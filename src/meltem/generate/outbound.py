@@ -53,7 +53,7 @@ def listener(view: OutboundListenerView) -> Resource:
         name=view.name,
         address=socket_address(view.address, view.port),
         traffic_direction=api.base.OUTBOUND,
-        access_log=access_log.listener_logs(view.mesh),
+        access_log=access_log.listener_logs(view.mesh, view.filters.telemetry),
     )
     if view.address.startswith("unix://"):
         message.address.pipe.path = view.address.removeprefix("unix://")
@@ -196,7 +196,7 @@ def virtual_outbound(view: VirtualOutboundView) -> Resource:
         address=socket_address(wildcard, view.port),
         use_original_dst={"value": True},
         traffic_direction=api.base.OUTBOUND,
-        access_log=access_log.listener_logs(view.mesh),
+        access_log=access_log.listener_logs(view.mesh, view.filters.telemetry),
     )
     if view.ipv4 and view.ipv6:
         message.additional_addresses.add(address=socket_address("::", view.port))

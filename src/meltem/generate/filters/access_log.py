@@ -1,11 +1,19 @@
 """Access logs: Istio's default line, or what the mesh's configuration says instead.
 
-In: mesh options. Out: access log configurations for connection managers, TCP proxies and listeners.
+In: mesh options, and what Telemetry resources say. Out: access logs of connection managers, TCP proxies, listeners.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from meltem import envoyapi as api
+from meltem.resources.mesh_providers import (
+    EnvoyFileAccessLogProvider,
+    EnvoyHttpGrpcV3LogProvider,
+    EnvoyOpenTelemetryLogProvider,
+)
+from meltem.view.filters import AccessLogSink, Telemetry
 from meltem.view.units import MeshOptions
 
 DEFAULT_FORMAT = (
@@ -66,11 +74,103 @@ def _json(text: str) -> api.struct_pb2.Struct:
         return api.struct(JSON_FIELDS.items())
 
 
-def listener_logs(mesh: MeshOptions) -> list[api.accesslog.AccessLog]:
+def listener_logs(mesh: MeshOptions, telemetry: Telemetry) -> list[api.accesslog.AccessLog]:
     """Connections that no filter chain takes would leave no trace otherwise."""
     if mesh.disable_listener_log:
         return []
-    logs = file_logs(mesh)
-    for log in logs:
-        log.filter.response_flag_filter.flags.append("NR")
-    return logs
+    made = logs(mesh, telemetry, http=False)
+    for log in made:
+        no_route = api.accesslog.AccessLogFilter(response_flag_filter={"flags": ["NR"]})
+        if log.HasField("filter"):
+            both = api.accesslog.AccessLogFilter(and_filter={"filters": [no_route, log.filter]})
+            log.filter.CopyFrom(both)
+        else:
+            log.filter.CopyFrom(no_route)
+    return made
+
+
+# --- what Telemetry resources say ---
+
+
+def logs(mesh: MeshOptions, telemetry: Telemetry, *, http: bool) -> list[api.accesslog.AccessLog]:
+    """The access logs of a connection manager (`http`) or a TCP proxy."""
+    if telemetry.logs is None:
+        return file_logs(mesh)
+    made = [_sink(sink, mesh, http=http) for sink in telemetry.logs]
+    return [one for one in made if one is not None]
+
+
+def _sink(sink: AccessLogSink, mesh: MeshOptions, *, http: bool) -> api.accesslog.AccessLog | None:
+    provider = sink.provider
+    if provider.envoy_file_access_log is not None:
+        made = _file(provider.envoy_file_access_log, mesh)
+    elif provider.envoy_http_als is not None and http:
+        made = _http_service(provider.envoy_http_als, sink)
+    elif provider.envoy_tcp_als is not None and not http:
+        settings = provider.envoy_tcp_als
+        common = _common(sink, settings.log_name or "tcp_envoy_accesslog", settings.filter_state_objects_to_log)
+        config = api.grpc_access_log.TcpGrpcAccessLogConfig(common_config=common)
+        made = api.accesslog.AccessLog(name="envoy.access_loggers.tcp_grpc", typed_config=api.pack(config))
+    elif provider.envoy_otel_als is not None:
+        made = _opentelemetry(provider.envoy_otel_als, sink)
+    else:
+        return None
+    if sink.expression:
+        made.filter.extension_filter.name = "envoy.access_loggers.extension_filters.cel"
+        expression = api.cel_filter.ExpressionFilter(expression=sink.expression)
+        made.filter.extension_filter.typed_config.CopyFrom(api.pack(expression))
+    return made
+
+
+def _file(settings: EnvoyFileAccessLogProvider, mesh: MeshOptions) -> api.accesslog.AccessLog:
+    log = api.file_access_log.FileAccessLog(path=settings.path or "/dev/stdout")
+    chosen = settings.log_format
+    if chosen is not None and chosen.labels is not None:
+        api.json_format.ParseDict(chosen.labels, log.log_format.json_format)
+        used = str(chosen.labels)
+    elif chosen is not None and chosen.text:
+        used = chosen.text if chosen.text.endswith("\n") else chosen.text + "\n"
+        log.log_format.text_format_source.inline_string = used
+    elif mesh.access_log_json:
+        log.log_format.json_format.CopyFrom(
+            _json(mesh.access_log_format) if mesh.access_log_format else api.struct(JSON_FIELDS.items())
+        )
+        used = mesh.access_log_format
+    else:
+        used = mesh.access_log_format or DEFAULT_FORMAT
+        log.log_format.text_format_source.inline_string = used
+    log.log_format.omit_empty_values = settings.omit_empty_values
+    if "REQ_WITHOUT_QUERY" in used:
+        formatter = api.req_without_query.ReqWithoutQuery()
+        log.log_format.formatters.add(name="envoy.formatter.req_without_query", typed_config=api.pack(formatter))
+    return api.accesslog.AccessLog(name="envoy.access_loggers.file", typed_config=api.pack(log))
+
+
+def _common(sink: AccessLogSink, name: str, objects: Iterable[str]) -> api.grpc_access_log.CommonGrpcAccessLogConfig:
+    return api.grpc_access_log.CommonGrpcAccessLogConfig(
+        log_name=name,
+        grpc_service={"envoy_grpc": {"cluster_name": sink.cluster, "authority": sink.authority}},
+        transport_api_version=api.config_source.V3,
+        filter_state_objects_to_log=list(objects),
+    )
+
+
+def _http_service(settings: EnvoyHttpGrpcV3LogProvider, sink: AccessLogSink) -> api.accesslog.AccessLog:
+    config = api.grpc_access_log.HttpGrpcAccessLogConfig(
+        common_config=_common(sink, settings.log_name or "http_envoy_accesslog", settings.filter_state_objects_to_log),
+        additional_request_headers_to_log=list(settings.additional_request_headers_to_log),
+        additional_response_headers_to_log=list(settings.additional_response_headers_to_log),
+        additional_response_trailers_to_log=list(settings.additional_response_trailers_to_log),
+    )
+    return api.accesslog.AccessLog(name="envoy.access_loggers.http_grpc", typed_config=api.pack(config))
+
+
+def _opentelemetry(settings: EnvoyOpenTelemetryLogProvider, sink: AccessLogSink) -> api.accesslog.AccessLog:
+    config = api.otel_access_log.OpenTelemetryAccessLogConfig(
+        common_config=_common(sink, settings.log_name or "otel_envoy_accesslog", ()), disable_builtin_labels=True
+    )
+    chosen = settings.log_format
+    config.body.string_value = (chosen.text if chosen is not None else "") or DEFAULT_FORMAT.rstrip("\n")
+    for key, value in sorted((chosen.labels or {}).items() if chosen is not None else ()):
+        config.attributes.values.add(key=key, value={"string_value": str(value)})
+    return api.accesslog.AccessLog(name="envoy.access_loggers.open_telemetry", typed_config=api.pack(config))

@@ -15,7 +15,7 @@ from meltem import envoyapi as api
 from meltem.generate import tls
 from meltem.generate.filters import access_log, authz, jwt, metrics, peers, telemetry, wasm
 from meltem.resources.networking import Tunnel
-from meltem.view.filters import NO_FILTERS, Filters
+from meltem.view.filters import NO_FILTERS, Filters, Tracer
 from meltem.view.units import MeshOptions, WeightedCluster
 
 Filter = api.listener_components.Filter
@@ -131,12 +131,12 @@ def connection_manager(
         normalize_path={"value": True},
         path_with_escaped_slashes_action=api.hcm.HttpConnectionManager.KEEP_UNCHANGED,
         access_log=[
-            *access_log.file_logs(mesh),
+            *access_log.logs(mesh, policies.telemetry, http=True),
             *metrics.http_stats(policies.telemetry, inbound=inbound, mutual_tls=mutual_tls),
         ],
         upgrade_configs=[{"upgrade_type": "websocket"}],
         strip_trailing_host_dot=True,
-        request_id_extension=_request_id(),
+        request_id_extension=_request_id(policies.telemetry.tracer),
     )
     normalize, merge, decode = _NORMALIZATION[mesh.path_normalization]
     manager.normalize_path.value = normalize
@@ -160,7 +160,7 @@ def connection_manager(
         manager.strip_any_host_port = False
     else:
         manager.server_name = ""
-    telemetry.tracing(manager, position.value, mesh)
+    telemetry.tracing(manager, mesh, policies.telemetry.tracer)
     if route_config is not None:
         manager.route_config.CopyFrom(route_config)
     else:
@@ -171,9 +171,11 @@ def connection_manager(
     return Filter(name="envoy.filters.network.http_connection_manager", typed_config=api.pack(manager))
 
 
-def _request_id() -> api.hcm.RequestIDExtension:
+def _request_id(tracer: Tracer | None) -> api.hcm.RequestIDExtension:
     """UUIDs that keep the caller's id, without turning the trace decision into them twice."""
-    config = api.uuid_request_id.UuidRequestIdConfig(use_request_id_for_trace_sampling={"value": True})
+    config = api.uuid_request_id.UuidRequestIdConfig(
+        use_request_id_for_trace_sampling={"value": tracer is None or tracer.use_request_id}
+    )
     return api.hcm.RequestIDExtension(typed_config=api.pack(config))
 
 
@@ -191,7 +193,9 @@ def tcp_proxy(
     mutual_tls: bool = False,
 ) -> Filter:
     counted = metrics.tcp_stats(policies.telemetry, inbound=position is Position.INBOUND, mutual_tls=mutual_tls)
-    proxy = api.tcp_proxy.TcpProxy(stat_prefix=stat_prefix, access_log=[*access_log.file_logs(mesh), *counted])
+    proxy = api.tcp_proxy.TcpProxy(
+        stat_prefix=stat_prefix, access_log=[*access_log.logs(mesh, policies.telemetry, http=False), *counted]
+    )
     if counted:
         proxy.access_log_options.flush_access_log_on_connected = True
     if len(clusters) == 1:

@@ -18,6 +18,7 @@ from meltem.generate.filters import labels
 from meltem.view.filters import MetricsOverride, Telemetry
 
 AccessLog = api.accesslog.AccessLog
+Overrides = tuple[MetricsOverride, ...]
 Stats = api.stats_access_log.Config
 
 HTTP_METRICS = {
@@ -60,14 +61,16 @@ _CUSTOM = {
 """Attributes that a plain operator gives more cheaply than CEL."""
 
 
-@lru_cache(maxsize=64)
 def http_stats(telemetry: Telemetry, *, inbound: bool, mutual_tls: bool) -> tuple[AccessLog, ...]:
     """Shared between all who ask alike: to be copied into a message, never changed."""
-    if not telemetry.metrics:
-        return ()
+    return _http_stats(telemetry.overrides, inbound, mutual_tls) if telemetry.metrics else ()
+
+
+@lru_cache(maxsize=64)
+def _http_stats(overrides: Overrides, inbound: bool, mutual_tls: bool) -> tuple[AccessLog, ...]:
     base = labels.labels(inbound=inbound, http=True, mutual_tls=mutual_tls)
-    made = [_logger(telemetry, HTTP_METRICS, base)]
-    grpc = _logger(telemetry, GRPC_METRICS, base)
+    made = [_logger(overrides, HTTP_METRICS, base)]
+    grpc = _logger(overrides, GRPC_METRICS, base)
     if grpc is not None:
         match = grpc.filter.header_filter.header
         match.name = "content-type"
@@ -76,29 +79,31 @@ def http_stats(telemetry: Telemetry, *, inbound: bool, mutual_tls: bool) -> tupl
     return tuple(m for m in made if m is not None)
 
 
-@lru_cache(maxsize=64)
 def tcp_stats(telemetry: Telemetry, *, inbound: bool, mutual_tls: bool) -> tuple[AccessLog, ...]:
     """The proxy must also have `flush_access_log_on_connected`, for the count of opened connections."""
-    if not telemetry.metrics:
-        return ()
+    return _tcp_stats(telemetry.overrides, inbound, mutual_tls) if telemetry.metrics else ()
+
+
+@lru_cache(maxsize=64)
+def _tcp_stats(overrides: Overrides, inbound: bool, mutual_tls: bool) -> tuple[AccessLog, ...]:
     base = labels.labels(inbound=inbound, http=False, mutual_tls=mutual_tls)
     first = {"TCP_OPENED_CONNECTIONS": TCP_METRICS["TCP_OPENED_CONNECTIONS"]}
     rest = {k: v for k, v in TCP_METRICS.items() if k not in first}
     made: list[AccessLog] = []
     kinds = api.accesslog_data.AccessLogType
     for metrics, moment in ((first, kinds.TcpUpstreamConnected), (rest, kinds.TcpConnectionEnd)):
-        logger = _logger(telemetry, metrics, base)
+        logger = _logger(overrides, metrics, base)
         if logger is not None:
             logger.filter.log_type_filter.types.append(moment)
             made.append(logger)
     return tuple(made)
 
 
-def _logger(telemetry: Telemetry, metrics: dict[str, str], base: dict[str, str]) -> AccessLog | None:
+def _logger(overrides: Overrides, metrics: dict[str, str], base: dict[str, str]) -> AccessLog | None:
     """None where all of these metrics are disabled."""
     config = Stats()
     for kind, name in metrics.items():
-        tags = _tags(kind, telemetry.overrides, base)
+        tags = _tags(kind, overrides, base)
         if tags is None:
             continue
         stat = {"name": name, "tags": [{"name": k, "value_format": v} for k, v in tags.items()]}
@@ -116,7 +121,7 @@ def _logger(telemetry: Telemetry, metrics: dict[str, str], base: dict[str, str])
     return AccessLog(name="envoy.access_loggers.stats", typed_config=packed)
 
 
-def _tags(kind: str, overrides: tuple[MetricsOverride, ...], base: dict[str, str]) -> dict[str, str] | None:
+def _tags(kind: str, overrides: Overrides, base: dict[str, str]) -> dict[str, str] | None:
     """The labels of one metric after all overrides, in order; None: it is disabled."""
     tags = dict(base)
     disabled = False
@@ -135,7 +140,7 @@ def _tags(kind: str, overrides: tuple[MetricsOverride, ...], base: dict[str, str
 
 def expression_format(expression: str) -> str:
     """A CEL expression as an access log format; quoted text and plain attributes without CEL's cost."""
-    text = expression.strip()
+    text = _without_conversion(expression.strip())
     if text in _CUSTOM:
         return _CUSTOM[text]
     for quote in ("'", '"'):
@@ -143,3 +148,16 @@ def expression_format(expression: str) -> str:
         if len(text) > 1 and text[0] == text[-1] == quote and quote not in inner and "\\" not in inner:
             return inner.replace("%", "%%")
     return f"%CEL({text})%"
+
+
+def _without_conversion(text: str) -> str:
+    """`string(x)` is `x`: a tag is text anyway, and CEL in stock Envoy's formats has no conversions."""
+    if not text.startswith("string(") or not text.endswith(")"):
+        return text
+    inner = text.removeprefix("string(")[:-1]
+    depth = 0
+    for character in inner:
+        depth += (character == "(") - (character == ")")
+        if depth < 0:
+            return text  # the first parenthesis ends before the last
+    return inner.strip()
