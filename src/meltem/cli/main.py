@@ -27,11 +27,13 @@ EXPERIMENTAL = (
 )
 
 VERBS = (
+    Verb("analyze", "meltem.cli.analyze:analyze", "Says what is probably wrong with configuration"),
     Verb("completion", "meltem.cli.completion:completion", "Generates completion for a shell"),
     Verb("install", "meltem.cli.install:install", "Installs or reconfigures Meltem in a cluster", aliases=("apply",)),
     Verb("kube-inject", "meltem.cli.kube_inject:kube_inject", "Adds the proxy to Kubernetes resources in files"),
     Verb("local", "meltem.cli.local:local", "Runs a cluster on this machine alone"),
     Verb("manifest", "meltem.cli.manifest:manifest", "Generates and compares manifests"),
+    Verb("operator", "meltem.cli.operator:operator", "Manages the in-cluster operator"),
     Verb("profile", "meltem.cli.profile:profile", "Lists, shows and compares configuration profiles"),
     Verb(
         "proxy-config",

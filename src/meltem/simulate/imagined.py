@@ -31,9 +31,10 @@ _WORKLOADS = frozenset({"Deployment", "StatefulSet", "DaemonSet", "ReplicaSet"})
 _INGRESS_PORTS = ((80, 8080), (443, 8443), (15021, 15021))
 
 
-def complete(placed: Sequence[Placed]) -> list[Placed]:
-    """The objects and what a cluster would make of them. Objects that are there already are not made again."""
-    objects = [*placed, *_gateways(placed)]
+def complete(placed: Sequence[Placed], *, gateways: bool = True) -> list[Placed]:
+    """The objects and what a cluster would make of them. Objects that are there already are not made again.
+    `gateways`: also workloads for selectors of Gateways that the files have none for."""
+    objects = [*placed, *(_gateways(placed) if gateways else ())]
     objects += _pods(objects)
     objects = [_with_address(p, i) if str_at(p.obj, "kind") == "Service" else p for i, p in enumerate(objects)]
     return [*objects, *_slices(objects), *_namespaces(objects)]

@@ -1,0 +1,60 @@
+"""IST0101 and IST0112: destinations of routes: hosts, ports and subsets that are not there."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from meltem.analyze.context import Context, message
+from meltem.analyze.messages import Message
+from meltem.graph.destinations import host_patterns
+from meltem.graph.model import short_name
+from meltem.objects import JsonObject, Step, int_at, namespace_of, object_at, objects_at, str_at
+
+Found = Iterable[tuple[JsonObject, tuple[Step, ...]]]
+
+
+def analyze(context: Context) -> Iterable[Message]:
+    for placed in context.own("VirtualService"):
+        namespace = namespace_of(placed.obj)
+        for destination, path in destinations(placed.obj):
+            host = str_at(destination, "host")
+            services = context.services_of(host, namespace)
+            if not services:
+                text = f"Referenced host not found: {host}"
+                yield message("IST0101", placed, text, *path, "host")
+                continue
+            number = int_at(destination, "port", "number")
+            ports = {p.number for s in services for p in s.ports}
+            if number and ports and number not in ports:
+                text = f"Referenced host:port not found: {host}:{number}"
+                yield message("IST0101", placed, text, *path, "port")
+            elif not number and len(ports) > 1:
+                shown = ", ".join(map(str, sorted(ports)))
+                text = f"The host {host} has several ports ({shown}): the route must say which one (port.number)."
+                yield message("IST0112", placed, text, *path)
+
+
+def analyze_subsets(context: Context) -> Iterable[Message]:
+    rules = context.world.engine.mesh.rules
+    for placed in context.own("VirtualService"):
+        namespace = namespace_of(placed.obj)
+        for destination, path in destinations(placed.obj):
+            subset = str_at(destination, "subset")
+            host = short_name(str_at(destination, "host"), namespace, context.domain)
+            covering = set(host_patterns(host))
+            known = {s.name for r in rules.values() if r.host in covering for s in r.subsets}
+            if subset and subset not in known:
+                text = f"Referenced host+subset in destinationrule not found: {str_at(destination, 'host')}+{subset}"
+                yield message("IST0101", placed, text, *path, "subset")
+
+
+def destinations(vs: JsonObject) -> Found:
+    """Every destination of a VirtualService and its path; mirrors too."""
+    for kind in ("http", "tls", "tcp"):
+        for i, rule in enumerate(objects_at(vs, "spec", kind)):
+            for j, route in enumerate(objects_at(rule, "route")):
+                yield object_at(route, "destination"), ("spec", kind, i, "route", j, "destination")
+            if object_at(rule, "mirror"):
+                yield object_at(rule, "mirror"), ("spec", kind, i, "mirror")
+            for j, mirror in enumerate(objects_at(rule, "mirrors")):
+                yield object_at(mirror, "destination"), ("spec", kind, i, "mirrors", j, "destination")
