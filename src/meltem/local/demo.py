@@ -105,8 +105,7 @@ async def _running(name: str, tell: Tell, *, context: bool) -> AsyncGenerator[Ru
             tell(f"✔ First answer through the gateway ({first:.1f} s)")
             yield Running(config, client, url, first)
     finally:
-        tell("Taking everything down ...")
-        await _take_down(name)
+        await _take_down(name, tell)
 
 
 async def _make_room(name: str) -> None:
@@ -122,10 +121,11 @@ async def _make_room(name: str) -> None:
     await local_up.down(name, purge=True)
 
 
-async def _take_down(name: str) -> None:
+async def _take_down(name: str, tell: Tell) -> None:
     """Also when it came up only half; a second Ctrl-C must not leave half of it standing either."""
     if not (local_up.home_of(name) / "cluster.json").exists():
         return
+    tell("Taking everything down ...")
     work = asyncio.ensure_future(local_up.down(name, purge=True))
     while not work.done():
         with contextlib.suppress(asyncio.CancelledError):
