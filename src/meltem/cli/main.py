@@ -21,7 +21,15 @@ from meltem.cli.base import Globals, LazyGroup, Verb
 
 EXPERIMENTAL = (
     Verb("check-inject", "meltem.cli.check_inject:check_inject", "Shows why a pod is, or would be, injected or not"),
+    Verb("config", "meltem.cli.config_list:config", "Shows istioctl's defaults"),
+    Verb(
+        "describe",
+        "meltem.cli.describe:describe",
+        "Describes a pod or service and what is configured for it",
+        aliases=("des",),
+    ),
     Verb("injector", "meltem.cli.injector:injector", "Lists sidecar injectors and what they inject"),
+    Verb("internal-debug", "meltem.cli.internal_debug:internal_debug", "Asks istiod's debug endpoints"),
     Verb("precheck", "meltem.cli.precheck:precheck", "Checks whether the cluster can take an installation or upgrade"),
     Verb("uninstall", "meltem.cli.uninstall:uninstall", "The same as istioctl uninstall", hidden=True),
 )
@@ -29,6 +37,7 @@ EXPERIMENTAL = (
 VERBS = (
     Verb("analyze", "meltem.cli.analyze:analyze", "Says what is probably wrong with configuration"),
     Verb("completion", "meltem.cli.completion:completion", "Generates completion for a shell"),
+    Verb("dashboard", "meltem.cli.dashboard:dashboard", "Opens a web interface of the mesh", aliases=("dash", "d")),
     Verb("install", "meltem.cli.install:install", "Installs or reconfigures Meltem in a cluster", aliases=("apply",)),
     Verb("kube-inject", "meltem.cli.kube_inject:kube_inject", "Adds the proxy to Kubernetes resources in files"),
     Verb("local", "meltem.cli.local:local", "Runs a cluster on this machine alone"),
@@ -47,10 +56,12 @@ VERBS = (
         "Shows which proxies have what the control plane sends them",
         aliases=("ps",),
     ),
+    Verb("remote-clusters", "meltem.cli.internal_debug:remote_clusters", "Lists the clusters that istiod knows"),
     Verb("simulate", "meltem.cli.simulate:simulate", "Shows the way that a call would take, and why"),
     Verb("tag", "meltem.cli.tag:tag", "Manages revision tags: names that stand for a revision"),
     Verb("uninstall", "meltem.cli.uninstall:uninstall", "Removes Meltem from a cluster"),
     Verb("upgrade", "meltem.cli.install:upgrade", "Upgrades Meltem in place"),
+    Verb("validate", "meltem.cli.validate:validate", "Validates files as admission would", aliases=("v",)),
     Verb("verify-install", "meltem.cli.verify_install:verify_install", "Checks that an installation is complete"),
     Verb("version", "meltem.cli.version:version", "Shows versions of client, control plane and data plane"),
 )

@@ -278,7 +278,8 @@ def route_rows(found: Iterable[JsonObject], *, verbose: bool) -> Rows:
                     )
                 )
             if not objects_at(host, "routes"):
-                rows.append((str_at(config, "name"), str_at(host, "name"), _domains(strings_at(host, "domains")), "404", ""))  # fmt: skip
+                shown = _domains(strings_at(host, "domains"))
+                rows.append((str_at(config, "name"), str_at(host, "name"), shown, "404", ""))
     head = ("NAME", "VHOST NAME", "DOMAINS", "MATCH", "VIRTUAL SERVICE") if verbose else ("NAME", "VIRTUAL HOSTS")
     return [head, *rows]
 

@@ -1,0 +1,105 @@
+"""`istioctl validate`: what admission would say of files, without a cluster."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import click
+
+from meltem.cli.base import Globals, command
+from meltem.errors import UserError
+
+if TYPE_CHECKING:
+    from meltem.simulate.origin import Placed
+
+_EXAMPLES = """Examples:
+
+\b
+  istioctl validate -f bookinfo-gateway.yaml
+  istioctl validate -f config/
+  kubectl get services -o yaml | istioctl validate -f -
+"""
+_DEPLOYMENT_LABELS = ("app", "version")
+
+
+@command("validate", help="Validates files as admission would, and says what to write instead.", epilog=_EXAMPLES)
+@click.option("-f", "--filename", "files", multiple=True, help="Files or directories (- for stdin); may be given again")
+@click.argument("more", nargs=-1)
+@click.option("-x", "--referential", default=None, hidden=True, is_flag=True)
+@click.pass_obj
+def validate(settings: Globals, files: tuple[str, ...], more: tuple[str, ...], referential: bool | None) -> int | None:
+    from meltem.simulate.origin import read_files
+
+    paths = (*files, *more)
+    if not paths:
+        raise click.UsageError("name the files to validate: -f FILE")
+    bad = 0
+    for path in paths:
+        placed, unread = read_files([path], settings.namespace or "default", recursive=True)
+        lines = [f"* {error}" for error in unread]
+        warnings: list[str] = []
+        for one in placed:
+            errors, warned = _check(one)
+            lines += errors
+            warnings += warned
+        for line in warnings:
+            click.echo(f"warning: {line}")
+        if lines:
+            bad += len(lines)
+            click.echo(f"Error: {path}: {len(lines)} error{'s' if len(lines) > 1 else ''} found:", err=True)
+            for line in lines:
+                click.echo(f"  {line}", err=True)
+        else:
+            click.echo(f'"{path}" is valid')
+    return 1 if bad else None
+
+
+def _check(one: Placed) -> tuple[list[str], list[str]]:
+    """(errors, warnings) of one object, with its place in the file."""
+    from meltem.objects import name_of, namespace_of, object_at, str_at
+    from meltem.resources.kinds import find_kind
+    from meltem.simulate.lines import path_of
+    from meltem.validate.webhook import check_object
+
+    kind = str_at(one.obj, "kind")
+    title = f"{kind}/{namespace_of(one.obj)}/{name_of(one.obj)}"
+    info = find_kind(str_at(one.obj, "apiVersion"), kind)
+    if info is None or not info.ours:
+        if "istio.io/" in str_at(one.obj, "apiVersion"):
+            return [f"* {title} {one.origin.place('kind')}: {_unknown(one)}"], []
+        return [], _kubernetes(one, title, object_at(one.obj, "spec", "template", "metadata", "labels"))
+    result = check_object(one.obj)
+    errors = [f"* {title} {one.origin.place(*path_of(f.path))}: {f}" for f in result.errors]
+    warnings = [f"{title} {one.origin.place(*path_of(f.path))}: {f}" for f in result.warnings]
+    return errors, warnings
+
+
+def _unknown(one: Placed) -> str:
+    from meltem.objects import str_at
+    from meltem.resources.kinds import kind_of
+
+    try:
+        kind_of(str_at(one.obj, "apiVersion"), str_at(one.obj, "kind"))
+    except UserError as error:
+        return f"{error.what}. {error.remedy}"
+    return "is no kind of Istio's"
+
+
+def _kubernetes(one: Placed, title: str, labels: object) -> list[str]:
+    """What Istio's validate says of Kubernetes' own kinds: labels that telemetry reads, port names."""
+    from meltem.graph.model import Protocol, port_protocol
+    from meltem.objects import int_at, objects_at, str_at
+
+    kind = str_at(one.obj, "kind")
+    if kind == "Deployment" and isinstance(labels, dict):
+        missing = [k for k in _DEPLOYMENT_LABELS if k not in labels]
+        if missing:
+            place = one.origin.place("spec", "template", "metadata", "labels")
+            return [f"{title} {place}: the pods have no label {' and no label '.join(missing)}, which telemetry shows"]
+    if kind == "Service":
+        return [
+            f"{title} {one.origin.place('spec', 'ports', i)}: port {int_at(p, 'port')} has a name that says no protocol"
+            for i, p in enumerate(objects_at(one.obj, "spec", "ports"))
+            if port_protocol(0, str_at(p, "name"), str_at(p, "appProtocol"), str_at(p, "protocol")) is Protocol.AUTO
+        ]
+    return []
