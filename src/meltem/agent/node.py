@@ -111,7 +111,11 @@ def telemetry_environment(settings: AgentSettings) -> dict[str, str]:
         "VERSION": labels.get("version", ""),
     }
     known = {name: value.replace(";", "") or UNKNOWN for name, value in found.items()}
+    attributes = settings.environment.get("OTEL_RESOURCE_ATTRIBUTES", "")
+    if "service.name=" not in attributes:
+        attributes = ",".join(a for a in (attributes, f"service.name={service_cluster(settings)}") if a)
     return {f"MELTEM_{k}": v for k, v in known.items()} | {
+        "OTEL_RESOURCE_ATTRIBUTES": attributes,
         "MELTEM_PEER": ";".join(known.values()),
         "MELTEM_UNKNOWN": UNKNOWN,
     }

@@ -24,6 +24,8 @@ class Inputs:
         self.mesh_networks: Source[str, MeshNetworks] = graph.source("MeshNetworks")
         self.cluster_networks: Source[str, str] = graph.source("cluster networks")
         """Cluster id → its default network."""
+        self.wasm_modules: Source[str, str] = graph.source("wasm modules")
+        """URL of a Wasm plugin (an image, or one without checksum) → sha256 of the module that istiod found there."""
         self.services: Source[ResourceKey, core.Service] = graph.source("Service")
         self.endpoint_slices: Source[ResourceKey, core.EndpointSlice] = graph.source("EndpointSlice")
         self.pods: Source[ResourceKey, Pod] = graph.source("Pod")
@@ -56,6 +58,6 @@ class Inputs:
     def by_kind(self) -> dict[str, Source[ResourceKey, object]]:
         """Kind name → its source; the value given to `set` must be that kind's struct."""
         sources: dict[str, object] = {s.name: s for s in vars(self).values() if isinstance(s, Source)}
-        for name in ("MeshConfig", "MeshNetworks", "cluster networks"):
+        for name in ("MeshConfig", "MeshNetworks", "cluster networks", "wasm modules"):
             del sources[name]
         return sources  # type: ignore[return-value]

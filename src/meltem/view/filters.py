@@ -55,6 +55,8 @@ class WasmModule(msgspec.Struct, frozen=True, kw_only=True):
     """Where the module is fetched from, for http(s) URLs."""
     url: str = ""
     """What is fetched: the plugin's own URL, or istiod's for an image."""
+    sha256: str = ""
+    """Of the module; empty as long as nobody knows it."""
 
 
 class MetricsOverride(msgspec.Struct, frozen=True, kw_only=True):

@@ -114,14 +114,22 @@ class Selection:
             ports = _ports(plugin.spec.match, server=server, gateway=gateway)
             if ports is None:
                 continue
-            url = module_url(plugin, root)
+            sha256 = self._checksum(reader, plugin)
+            url = module_url(plugin, root, sha256)
             cluster = ""
             if url.startswith("http"):
                 host, port = host_and_port(url)
                 cluster = self.cluster_of(reader, host, port, "") or fetch_cluster(url)
             name = f"{plugin.namespace}.{plugin.name}"
-            found.append(WasmModule(name=name, spec=plugin.spec, ports=ports, cluster=cluster, url=url))
+            found.append(WasmModule(name=name, spec=plugin.spec, ports=ports, cluster=cluster, url=url, sha256=sha256))
         return tuple(sorted(found, key=lambda m: (_PHASES[m.spec.phase], -(m.spec.priority or 0))))
+
+    def _checksum(self, reader: Reader, plugin: extensions.WasmPlugin) -> str:
+        """Of the module. A plugin's own `sha256` is the image's where it names an image; istiod knows the module's."""
+        spec = plugin.spec
+        if spec.sha256 and not is_image(spec.url):
+            return spec.sha256
+        return reader.get(self.mesh.inputs.wasm_modules, spec.url) or ""
 
 
 def _policy(policy: security.AuthorizationPolicy) -> AuthzPolicy:
@@ -149,21 +157,15 @@ def _ports(matches: tuple[extensions.TrafficSelector, ...], *, server: bool, gat
     return tuple(sorted({p.number for m in fitting for p in m.ports}))
 
 
-def module_url(plugin: extensions.WasmPlugin, root: str) -> str:
-    """What Envoy fetches. Images (`oci://`, and URLs without a scheme) are unpacked by istiod, which serves them."""
+def is_image(url: str) -> bool:
+    return url.partition("://")[0] == "oci" if "://" in url else True
+
+
+def module_url(plugin: extensions.WasmPlugin, root: str, sha256: str) -> str:
+    """What Envoy fetches. Images (`oci://`, and URLs without a scheme) are unpacked by istiod, which serves the modules
+    by their checksum."""
     url = plugin.spec.url
-    scheme = url.partition("://")[0] if "://" in url else "oci"
-    if scheme != "oci":
-        return url
-    name = url.removeprefix("oci://")
-    return WASM_SERVER.format(root=root) + (plugin.spec.sha256 or digest_of(plugin.namespace, name))
-
-
-def digest_of(namespace: str, image: str) -> str:
-    """How istiod names the module of an image whose checksum the plugin does not say."""
-    from hashlib import sha256
-
-    return sha256(f"{namespace}/{image}".encode()).hexdigest()
+    return WASM_SERVER.format(root=root) + (sha256 or "unknown") if is_image(url) else url
 
 
 def host_and_port(url: str) -> tuple[str, int]:
