@@ -1,14 +1,14 @@
 """YAML in and out, in one place, with guards.
 
 The C loader overflows its stack on deeply nested input, so the event stream is counted first: more than `MAX_DEPTH`
-levels or `MAX_ALIASES` aliases is refused. Timestamps stay strings and `y`/`n` stay strings, as in Kubernetes
-(sigs.k8s.io/yaml reads YAML 1.1 booleans `yes`/`no`/`on`/`off` as booleans; so do we).
+levels or `MAX_ALIASES` aliases is refused. What a bare word means is as kubectl and helm read it (sigs.k8s.io/yaml):
+timestamps and `22:30` are text, `y`, `yes` and `on` are booleans, `1e3` is a number. Keys are always text, as in JSON.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from typing import cast
 
 import yaml
@@ -22,18 +22,60 @@ _READ_OTHERWISE = re.compile(r"[yYnN]|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|0o[0-7]+"
 """Text that kubectl and helm would read as a boolean or a number if it stood there bare, and PyYAML would not."""
 
 
-_UNREAD = ("tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value")
-"""Timestamps stay text, and so does a bare `=`."""
+_BOOL, _INT, _FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float"))
+_OWN = {"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value", _BOOL, _INT, _FLOAT}
+"""Left to text, or resolved by the expressions below in place of PyYAML's."""
+_RESOLVERS = (
+    (_BOOL, re.compile(r"y|Y|yes|Yes|YES|n|N|no|No|NO|true|True|TRUE|false|False|FALSE|on|On|ON|off|Off|OFF")),
+    (_INT, re.compile(r"[-+]?(?:0b[01_]+|0o?[0-7_]+|0|[1-9][0-9_]*|0x[0-9a-fA-F_]+)")),
+    (_FLOAT, re.compile(r"[-+]?(?:\.[0-9]+|[0-9][0-9_]*(?:\.[0-9_]*)?)(?:[eE][-+]?[0-9]+)?")),
+)
 
 
 class _Loader(yaml.CSafeLoader):
-    """CSafeLoader without timestamps (Kubernetes keeps them as strings)."""
+    """CSafeLoader with the scalars of sigs.k8s.io/yaml and text keys."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Hashable, object]:
+        made = super().construct_mapping(node, deep)
+        if all(isinstance(key, str) for key in made):
+            return made
+        return {key if isinstance(key, str) else _key_text(key): value for key, value in made.items()}
+
+
+def _key_text(key: Hashable) -> str:
+    if isinstance(key, bool):
+        return "true" if key else "false"
+    return "null" if key is None else str(key)
+
+
+def _construct_bool(loader: yaml.CSafeLoader, node: yaml.ScalarNode) -> bool:
+    return node.value.lower() in ("y", "yes", "true", "on")
+
+
+def _construct_int(loader: yaml.CSafeLoader, node: yaml.ScalarNode) -> int:
+    text = node.value.replace("_", "")
+    sign, digits = (-1 if text.startswith("-") else 1), text.lstrip("+-")
+    if digits.startswith("0o") or (digits.startswith("0") and digits[1:].isdigit()):
+        return sign * int(digits.removeprefix("0o"), 8)
+    return sign * int(digits, 0)
+
+
+def _construct_float(loader: yaml.CSafeLoader, node: yaml.ScalarNode) -> float | int:
+    text = node.value.replace("_", "").lower()
+    value = float(text)
+    return int(value) if value.is_integer() and abs(value) < 2**53 else value
 
 
 _Loader.yaml_implicit_resolvers = {
-    key: [(tag, regexp) for tag, regexp in resolvers if tag not in _UNREAD]
+    key: [(tag, regexp) for tag, regexp in resolvers if tag not in _OWN]
     for key, resolvers in yaml.CSafeLoader.yaml_implicit_resolvers.items()
 }
+for _tag, _pattern in _RESOLVERS:
+    _starts = list("yYnNtTfFoO") if _tag == _BOOL else list("-+0123456789.")
+    _Loader.add_implicit_resolver(_tag, re.compile(f"^(?:{_pattern.pattern})$"), _starts)  # pyright: ignore[reportUnknownMemberType]
+_Loader.add_constructor(_BOOL, _construct_bool)
+_Loader.add_constructor(_INT, _construct_int)
+_Loader.add_constructor(_FLOAT, _construct_float)
 
 
 def load_all(text: str | bytes, *, source: str = "input") -> list[Json]:
