@@ -7,7 +7,7 @@ version of the same installation made and this one does not is deleted; it is fo
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
 from typing import Protocol
@@ -51,6 +51,7 @@ PRUNED_KINDS = (
     (_CORE, "ServiceAccount"),
     (_CORE, "ResourceQuota"),
     ("networking.k8s.io/v1", "NetworkPolicy"),
+    ("k8s.cni.cncf.io/v1", "NetworkAttachmentDefinition"),
 )
 """Kinds that an installation makes, in the order in which they are deleted. Webhooks first: with nothing behind them
 they would stop pods from being made. Resource definitions are last, and only with --purge: users' resources go with
@@ -90,6 +91,11 @@ _DONE = {
 }
 
 
+_GATEWAYS = frozenset(("EgressGateways", "IngressGateways"))
+_INJECTED = frozenset(("Deployment", "DaemonSet"))
+RECONCILING, HEALTHY = "RECONCILING", "HEALTHY"
+
+
 async def deploy(
     client: KubeClient,
     installation: Installation,
@@ -98,25 +104,56 @@ async def deploy(
     clock: Clock,
     report: Reporter,
     options: Options,
+    state: Callable[[Component, str], None] | None = None,
 ) -> None:
-    """Applies every component in order and waits for each; raises ApplyFailed or NotReady naming the object."""
+    """Applies everything and waits for it; raises ApplyFailed or NotReady naming the object.
+
+    Gateways get their proxy from istiod's injector, so their pods are made when istiod is ready; all else of them is
+    applied while istiod starts, and they start side by side. `state` hears RECONCILING and HEALTHY of each component.
+    """
+    told = state or _unheard
     if not options.dry_run:
         for namespace in dict.fromkeys([installation.namespace, *(c.namespace for c in components)]):
             await _namespace(client, namespace)
-    done: set[str] = set()
-    for component in components:
+    first = [c for c in components if c.key not in _GATEWAYS]
+    gateways = [c for c in components if c.key in _GATEWAYS]
+    for component in first:
         report.busy(f"Processing resources for {component.title}.")
+        told(component, RECONCILING)
         await apply_objects(client, component.objects, options)
-        if not options.dry_run and options.wait:
-            await until_ready(client, component.objects, clock=clock, timeout=options.timeout, report=report.busy)
-        later = any(c.key == component.key for c in components[components.index(component) + 1 :])
-        if component.key not in done and not later:
-            done.add(component.key)
-            report.note(f"✔ {_DONE.get(component.key, component.title + ' installed')}")
+    around = [o for c in gateways for o in c.objects if str_at(o, "kind") not in _INJECTED]
+    await apply_objects(client, around, options)
+    await _awaited(client, first, clock, report, options, told)
+    for component in gateways:
+        report.busy(f"Processing resources for {component.title}.")
+        told(component, RECONCILING)
+    await apply_objects(client, [o for c in gateways for o in c.objects if str_at(o, "kind") in _INJECTED], options)
+    await _awaited(client, gateways, clock, report, options, told)
     if not options.dry_run:
         report.busy("Pruning removed resources.")
         for obj in await surplus(client, installation, components):
             await _delete(client, obj, report)
+
+
+def _unheard(component: Component, word: str) -> None:
+    pass
+
+
+async def _awaited(
+    client: KubeClient,
+    components: Sequence[Component],
+    clock: Clock,
+    report: Reporter,
+    options: Options,
+    told: Callable[[Component, str], None],
+) -> None:
+    """Waits for components that were applied, in order, and says of each kind once that it is installed."""
+    for index, component in enumerate(components):
+        if not options.dry_run and options.wait:
+            await until_ready(client, component.objects, clock=clock, timeout=options.timeout, report=report.busy)
+        told(component, HEALTHY)
+        if component.key not in (c.key for c in components[index + 1 :]):
+            report.note(f"✔ {_DONE.get(component.key, component.title + ' installed')}")
 
 
 async def _namespace(client: KubeClient, name: str) -> None:
@@ -136,6 +173,8 @@ async def apply_objects(client: KubeClient, objects: Iterable[JsonObject], optio
             try:
                 await client.apply(obj, field_manager=FIELD_MANAGER, force=True, dry_run=options.dry_run)
             except ApiError as error:
+                if options.dry_run and isinstance(error, NotFound) and namespace_of(obj):
+                    return  # nothing was made, the namespace neither: the server cannot check what is to live there
                 raise ApplyFailed(str(error), where=describe(obj)) from None
 
     ordered = sorted(objects, key=lambda o: install_rank(str_at(o, "kind")))

@@ -117,6 +117,10 @@ def _document(text: str, source: str) -> JsonObject:
     document = yamlio.load(text, source=source)
     if not isinstance(document, dict) or str_at(document, "kind") != KIND:
         raise UserError(f"is not an {KIND} ({API_VERSION})", where=source)
+    return _checked(document, source)
+
+
+def _checked(document: JsonObject, source: str) -> JsonObject:
     spec = document.get("spec")
     if spec is not None and not isinstance(spec, dict):
         raise UserError("must be a map", where=f"{source} spec")
@@ -185,8 +189,24 @@ def _pair(text: str) -> tuple[str, Json]:
 
 def resolve(request: Request) -> Installation:
     """The installation that the request describes; raises UserError naming file, path or profile."""
+    return _resolved(request, [load_file(path) for path in request.files])
+
+
+def resolve_document(document: JsonObject, package: str = "") -> Installation:
+    """The installation that one IstioOperator describes, as it stands in a cluster; raises UserError likewise."""
+    metadata = object_at(document, "metadata")
+    given: JsonObject = {
+        "apiVersion": API_VERSION,
+        "kind": KIND,
+        "metadata": {k: metadata[k] for k in ("name", "namespace") if k in metadata},
+        "spec": object_at(document, "spec"),
+    }
+    _checked(given, f"{KIND} {str_at(metadata, 'namespace')}/{str_at(metadata, 'name')}")
+    return _resolved(Request(package=package), [given])
+
+
+def _resolved(request: Request, given: list[JsonObject]) -> Installation:
     pairs = [_pair(text) for text in request.sets]
-    given = [load_file(path) for path in request.files]
     profile = ""
     for document in given:
         profile = str_at(document, "spec", "profile") or profile

@@ -6,6 +6,7 @@ time is over; then it raises `NotReady` with the reasons, down to the container 
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable, Iterable
 
 from meltem.clock import Clock
@@ -13,6 +14,7 @@ from meltem.errors import ApiError, MeltemError, NotFound
 from meltem.install.render import describe
 from meltem.kube.client import KubeClient
 from meltem.kube.resource_types import EVENTS, PODS
+from meltem.kube.wait import readiness
 from meltem.objects import (
     JsonObject,
     bool_at,
@@ -25,7 +27,7 @@ from meltem.objects import (
     string_map_at,
 )
 
-_INTERVAL = 0.5
+_INTERVAL = 0.1
 _AWAITED = frozenset(("Deployment", "DaemonSet", "StatefulSet", "Namespace", "CustomResourceDefinition", "Job"))
 
 
@@ -37,44 +39,13 @@ def awaited(obj: JsonObject) -> bool:
     return str_at(obj, "kind") in _AWAITED
 
 
-def rollout_problem(obj: JsonObject) -> str | None:
-    """What a workload's status says is missing; None when every replica is up to date and available."""
-    status, spec = object_at(obj, "status"), object_at(obj, "spec")
-    if int_at(status, "observedGeneration") < int_at(obj, "metadata", "generation"):
-        return "its controller has not seen the change yet"
-    if str_at(obj, "kind") == "DaemonSet":
-        wanted = int_at(status, "desiredNumberScheduled")
-        updated, available = int_at(status, "updatedNumberScheduled"), int_at(status, "numberAvailable")
-    else:
-        wanted = int_at(spec, "replicas", default=1)
-        updated = int_at(status, "updatedReplicas")
-        available = int_at(status, "availableReplicas", default=int_at(status, "readyReplicas"))
-        if int_at(status, "replicas") > updated >= wanted:
-            return f"{int_at(status, 'replicas') - updated} old replicas are still there"
-    if updated < wanted:
-        return f"{updated} of {wanted} replicas are up to date"
-    return f"{available} of {wanted} replicas are available" if available < wanted else None
-
-
 def problem(obj: JsonObject) -> str | None:
-    """Why the object is not ready, judged by its own status; None when it is."""
-    match str_at(obj, "kind"):
-        case "Deployment" | "DaemonSet" | "StatefulSet":
-            return rollout_problem(obj)
-        case "Namespace":
-            phase = str_at(obj, "status", "phase", default="Active")
-            return None if phase == "Active" else f"it is {phase}"
-        case "CustomResourceDefinition":
-            for condition in objects_at(obj, "status", "conditions"):
-                if str_at(condition, "type") == "Established" and str_at(condition, "status") == "True":
-                    return None
-                if str_at(condition, "type") == "NamesAccepted" and str_at(condition, "status") == "False":
-                    return str_at(condition, "message")
-            return "it is not established"
-        case "Job":
-            return None if int_at(obj, "status", "succeeded") else "it has not succeeded"
-        case _:
-            return None
+    """Why the object is not ready, judged by its own status; None when it is. A load balancer's address is not waited
+    for: many clusters have nothing that gives one."""
+    if not awaited(obj):
+        return None
+    state = readiness(obj)
+    return None if state.ready else state.message
 
 
 async def unready(client: KubeClient, obj: JsonObject) -> str | None:
@@ -86,6 +57,13 @@ async def unready(client: KubeClient, obj: JsonObject) -> str | None:
         return "it does not exist"
     current.setdefault("kind", obj.get("kind"))
     return problem(current)
+
+
+async def _look(client: KubeClient, obj: JsonObject) -> str | None:
+    try:
+        return await unready(client, obj)
+    except ApiError as error:
+        return str(error)
 
 
 async def until_ready(
@@ -100,14 +78,8 @@ async def until_ready(
     waiting = [o for o in objects if awaited(o)]
     deadline = clock.monotonic() + timeout
     while True:
-        reasons: dict[int, str] = {}
-        for index, obj in enumerate(waiting):
-            try:
-                reason = await unready(client, obj)
-            except ApiError as error:
-                reason = str(error)
-            if reason is not None:
-                reasons[index] = reason
+        looks = await asyncio.gather(*(_look(client, obj) for obj in waiting))
+        reasons = {index: reason for index, reason in enumerate(looks) if reason is not None}
         waiting = [waiting[i] for i in reasons]
         if not waiting:
             return
