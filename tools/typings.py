@@ -19,7 +19,7 @@ from google.protobuf import descriptor_pb2
 from google.protobuf.descriptor import FileDescriptor
 
 ROOT = Path(__file__).resolve().parent.parent
-IMPORT = re.compile(r"^from ((?:envoy|xds|udpa|validate|google\.rpc|cel)[\w.]*) import (\w+_pb2)", re.MULTILINE)
+IMPORT = re.compile(r"^from ((?:envoy|xds|udpa|validate|google\.rpc|cel)[\w.]*) import \(?\s*(\w+_pb2)", re.MULTILINE)
 
 
 def main() -> int:

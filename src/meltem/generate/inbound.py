@@ -115,7 +115,15 @@ def _self(view: InboundView, port: int) -> FilterChain:
     return FilterChain(
         name="virtualInbound-blackhole",
         filter_chain_match={"destination_port": {"value": port}},
-        filters=[tcp_proxy(view.mesh, Position.INBOUND, stat_prefix=names.BLACKHOLE_CLUSTER, clusters=blackhole)],
+        filters=[
+            tcp_proxy(
+                view.mesh,
+                Position.INBOUND,
+                stat_prefix=names.BLACKHOLE_CLUSTER,
+                clusters=blackhole,
+                policies=view.filters,
+            )
+        ],
     )
 
 

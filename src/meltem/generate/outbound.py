@@ -202,7 +202,15 @@ def virtual_outbound(view: VirtualOutboundView) -> Resource:
         message.additional_addresses.add(address=socket_address("::", view.port))
     blackhole = FilterChain(
         name="virtualOutbound-blackhole",
-        filters=[tcp_proxy(view.mesh, Position.OUTBOUND, stat_prefix=names.BLACKHOLE_CLUSTER, clusters=BLACKHOLE)],
+        filters=[
+            tcp_proxy(
+                view.mesh,
+                Position.OUTBOUND,
+                stat_prefix=names.BLACKHOLE_CLUSTER,
+                clusters=BLACKHOLE,
+                policies=view.filters,
+            )
+        ],
         # A connection made to the port itself would be sent to itself for ever.
         filter_chain_match={"destination_port": {"value": view.port}},
     )

@@ -155,3 +155,38 @@ async def test_the_application_does_not_see_who_its_caller_is_by_our_header(tmp_
         seen = app.seen[-1].headers
         assert labels.PEER_HEADER not in seen
         assert seen["baggage"] == "user=1"
+
+
+async def test_connections_and_their_bytes_are_counted_when_they_end(tmp_path: Path, identity: Become) -> None:
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"seen " + await reader.read(5))
+        writer.close()
+
+    listening = await asyncio.start_server(answer, "127.0.0.1", 0)
+    async with listening, Rig(tmp_path) as rig:
+        rig.stands_for("10.0.0.7", 9090, listening.sockets[0].getsockname()[1])
+        identity("sleep", "foo")
+        client = mesh_files.sidecar("sleep-1", "foo", "10.0.0.8", {"app": "sleep"})
+        outbound = await rig.envoy(rig.engine(MESH), client)
+        reader, writer = await asyncio.open_connection("127.0.0.1", outbound.ports[9000])
+        writer.write(b"hello")
+        assert await reader.read() == b"seen hello"
+        writer.close()
+        await writer.wait_closed()
+        values: dict[str, str] = {}
+        async with asyncio.timeout(10):
+            while len(values) < 4:
+                for name in ("connections_opened", "connections_closed", "sent_bytes", "received_bytes"):
+                    for one in await metrics(rig, outbound, f"istio_tcp_{name}_total"):
+                        values[name] = one["value"]
+                        assert one["source_workload"] == "sleep"
+                        assert one["destination_service_name"] == "httpbin"
+                        assert one["destination_app"] == "httpbin"
+                        assert one["request_protocol"] == "tcp"
+                await asyncio.sleep(0.05)
+        assert values == {
+            "connections_opened": "1",
+            "connections_closed": "1",
+            "sent_bytes": "10",
+            "received_bytes": "5",
+        }
