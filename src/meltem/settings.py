@@ -5,6 +5,7 @@ In: an environment mapping. Out: a frozen `Settings`, and the names of Istio's s
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 
 import msgspec
@@ -13,6 +14,10 @@ from meltem.errors import UserError
 
 _PREFIXES = ("PILOT_", "ISTIO_", "ISTIOD_", "CITADEL_", "ENABLE_", "AMBIENT_", "UNSAFE_", "MCS_", "XDS_", "ISTIO_META_")
 _PASSED_ON = ("ISTIO_META_", "ISTIO_METAJSON_")
+_AS_WE_DO = {"PILOT_CERT_PROVIDER": "istiod", "PILOT_ENABLE_ANALYSIS": "false", "PILOT_TRACE_SAMPLING": "1"}
+"""Switches without effect, with the value that describes what we do anyway."""
+_SERVICE_LINK = re.compile(r"[A-Z0-9_]+_(SERVICE_HOST|SERVICE_PORT(_[A-Z0-9_]+)?|PORT(_\d+_(TCP|UDP|SCTP)(_[A-Z]+)?)?)")
+"""What a kubelet tells each pod about Services of its namespace (`ISTIOD_PORT_15010_TCP_ADDR`): nobody's switch."""
 
 
 class Settings(msgspec.Struct, frozen=True, kw_only=True):
@@ -26,12 +31,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     inject_enabled: bool = True
     enable_ca_server: bool = True
     enable_leader_election: bool = True
-    enable_native_sidecars: bool = False
-    """Off unless asked for, so that the proxy stands among `spec.containers`, where Istio's users look for it."""
+    enable_native_sidecars: str = "false"
+    """`true`, `false`, or `auto`: where every node's kubelet has them. Off unless asked for, so that the proxy stands
+    among `spec.containers`, where Istio's users look for it."""
     enable_debug_on_http: bool = True
     enable_debug_endpoint_auth: bool = True
     unsafe_enable_admin_endpoints: bool = False
-    external_istiod: bool = False
     istiod_custom_host: str = ""
     token_audiences: str = "istio-ca"
     xds_auth: bool = True
@@ -42,23 +47,12 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     citadel_self_signed_root_cert_check_interval: float = 3600.0
     citadel_self_signed_root_cert_grace_period_percentile: float = 20.0
     pilot_ca_cert_configmap: str = "istio-ca-root-cert"
-    pilot_cert_provider: str = "istiod"
     pilot_enable_status: bool = True
-    pilot_enable_analysis: bool = False
-    pilot_enable_config_distribution_tracking: bool = True
     pilot_xds_send_timeout: float = 30.0
-    pilot_max_requests_per_second: float = 0.0
-    pilot_trace_sampling: float = 1.0
     pilot_ignore_resources: str = ""
     pilot_include_resources: str = ""
     validation_webhook_config_name: str = ""
     injection_webhook_config_name: str = ""
-    grpc_keepalive_interval: float = 30.0
-    grpc_keepalive_timeout: float = 10.0
-    trust_domain: str = ""
-    shared_mesh_config: str = ""
-    root_ca_dir: str = "/etc/cacerts"
-    platform: str = ""
     k8s_ingress_ns: str = "istio-system"
 
     @property
@@ -74,8 +68,6 @@ _SECONDS = frozenset(
         "citadel_self_signed_ca_cert_ttl",
         "citadel_self_signed_root_cert_check_interval",
         "pilot_xds_send_timeout",
-        "grpc_keepalive_interval",
-        "grpc_keepalive_timeout",
     }
 )
 _TRUE = frozenset({"1", "t", "true", "yes", "on"})
@@ -91,14 +83,16 @@ def read_settings(environ: Mapping[str, str]) -> tuple[Settings, tuple[str, ...]
     for name, text in sorted(environ.items()):
         field = known.get(name)
         if field is None:
-            if name.startswith(_PREFIXES) and not name.startswith(_PASSED_ON):
+            if name.startswith(_PREFIXES) and not name.startswith(_PASSED_ON) and not _SERVICE_LINK.fullmatch(name):
+                if text == _AS_WE_DO.get(name):
+                    continue
                 unused.append(name)
             continue
         if not text:
             continue
-        if field.type is bool:
-            if name == "ENABLE_NATIVE_SIDECARS" and text.lower() in ("unset", "auto"):
-                continue
+        if name == "ENABLE_NATIVE_SIDECARS":
+            values[field.name] = "auto" if text.lower() in ("unset", "auto") else str(_flag(name, text)).lower()
+        elif field.type is bool:
             values[field.name] = _flag(name, text)
         elif field.type is float:
             values[field.name] = seconds(text, name) if field.name in _SECONDS else _number(name, text)

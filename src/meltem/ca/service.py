@@ -50,7 +50,8 @@ class CallContext(Protocol):
 
 
 class CertificateService:
-    """Answers CreateCertificate. `trust_domain`: the mesh's; it stands in every identity that is issued."""
+    """Answers CreateCertificate. `trust_domain`: the mesh's, or what tells it (it may change while istiod runs); it
+    stands in every identity that is issued."""
 
     def __init__(
         self,
@@ -58,7 +59,7 @@ class CertificateService:
         authenticator: Authenticator,
         clock: Clock,
         *,
-        trust_domain: str = "cluster.local",
+        trust_domain: str | Callable[[], str] = "cluster.local",
         limits: ServiceLimits | None = None,
     ) -> None:
         self._authority = authority
@@ -95,7 +96,8 @@ class CertificateService:
                     f"service account {caller.namespace}/{caller.service_account} asks for certificates too often",
                 )
             try:
-                identity = keys.spiffe_id(self._trust_domain, caller.namespace, caller.service_account)
+                domain = self._trust_domain if isinstance(self._trust_domain, str) else self._trust_domain()
+                identity = keys.spiffe_id(domain, caller.namespace, caller.service_account)
                 issued = self._authority.sign_workload(wanted.csr_pem, identity, wanted.ttl)
             except MeltemError as error:
                 raise Refused(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from None

@@ -41,8 +41,12 @@ class KindFeed:
         info: KindInfo,
         cluster: str,
         problems: dict[tuple[str, str, str], str],
+        selected: Callable[[str], bool] = lambda _namespace: True,
     ) -> None:
+        """`selected`: whether the mesh looks into a namespace (`discoverySelectors`)."""
         self.info = info
+        self._selected = selected
+        self._aside: dict[ResourceKey, object] = {}  # objects of namespaces that are not selected
         self._graph = graph
         self._source = source
         self._cluster = cluster
@@ -64,8 +68,10 @@ class KindFeed:
                     content[self._key(item)] = read
             for key in [k for k in self._source if k[0] == self._cluster and k not in content]:
                 self._source.delete(key)
+            self._aside.clear()
             for key, value in content.items():
-                self._source.set(key, value)
+                self._put(key, value)
+            self._forget_problems(items)
             self._tell_all(items)
 
     def upsert(self, obj: JsonObject) -> None:
@@ -73,17 +79,47 @@ class KindFeed:
         read = self._read(obj)
         with self._graph.transaction():
             if read is None:
-                self._source.delete(self._key(obj))
+                self._drop(self._key(obj))
             else:
-                self._source.set(self._key(obj), read)
+                self._put(self._key(obj), read)
             self._tell(obj, obj)
 
     def delete(self, obj: JsonObject) -> None:
         self.events(self.info.kind, "delete")
         self._problems.pop((self.info.kind, namespace_of(obj), name_of(obj)), None)
         with self._graph.transaction():
-            self._source.delete(self._key(obj))
+            self._drop(self._key(obj))
             self._tell(obj, None)
+
+    def reselect(self) -> None:
+        """Other namespaces are selected now."""
+        if not self.info.namespaced:
+            return
+        with self._graph.transaction():
+            for key in [k for k in self._source if k[0] == self._cluster and not self._selected(k[1])]:
+                value = self._source.get(key)
+                if value is not None:
+                    self._put(key, value)
+            for key, value in [i for i in self._aside.items() if self._selected(i[0][1])]:
+                self._put(key, value)
+
+    def _put(self, key: ResourceKey, value: object) -> None:
+        if self.info.namespaced and not self._selected(key[1]):
+            self._aside[key] = value
+            if key in self._source:
+                self._source.delete(key)
+            return
+        self._aside.pop(key, None)
+        self._source.set(key, value)
+
+    def _drop(self, key: ResourceKey) -> None:
+        self._aside.pop(key, None)
+        self._source.delete(key)
+
+    def _forget_problems(self, items: Iterable[JsonObject]) -> None:
+        there = {(self.info.kind, namespace_of(i), name_of(i)) for i in items}
+        for key in [k for k in self._problems if k[0] == self.info.kind and k not in there]:
+            del self._problems[key]
 
     def _key(self, obj: JsonObject) -> ResourceKey:
         return (self._cluster, namespace_of(obj), name_of(obj))
@@ -126,12 +162,34 @@ class KindFeed:
             self._tell(item, item)
 
 
+def ignored_kinds(ignore: str, include: str) -> Callable[[KindInfo], bool]:
+    """PILOT_IGNORE_RESOURCES without PILOT_INCLUDE_RESOURCES: `destinationrules.networking.istio.io`, `*.istio.io`."""
+
+    def named(kind: KindInfo, text: str) -> bool:
+        full = f"{kind.plural}.{kind.group}"
+        patterns = [p.strip() for p in text.split(",") if p.strip()]
+        return any(full.endswith(p[1:]) if p.startswith("*.") else full == p for p in patterns)
+
+    return lambda kind: bool(kind.group) and named(kind, ignore) and not named(kind, include)
+
+
 class Feed:
     """All kinds of one cluster. `namespace`: only there (namespaced kinds); empty: everywhere."""
 
-    def __init__(self, graph: Graph, inputs: Inputs, client: KubeClient, *, cluster: str, namespace: str = "") -> None:
+    def __init__(
+        self,
+        graph: Graph,
+        inputs: Inputs,
+        client: KubeClient,
+        *,
+        cluster: str,
+        namespace: str = "",
+        selected: Callable[[str], bool] = lambda _namespace: True,
+        ignored: Callable[[KindInfo], bool] = lambda _kind: False,
+    ) -> None:
         self.problems: dict[tuple[str, str, str], str] = {}
         self.kinds: dict[str, KindFeed] = {}
+        self._graph = graph
         self._reflectors: dict[str, Reflector] = {}
         wanted: Mapping[str, Source[ResourceKey, object]] = inputs.by_kind
         for info in KINDS:
@@ -139,10 +197,23 @@ class Feed:
             # Gateway API kinds share names with Istio's (`Gateway`): the inputs' sources are Istio's.
             if source is None or info.kind in self.kinds or info.group.endswith("gateway.networking.k8s.io"):
                 continue
-            feed = KindFeed(graph, source, info, cluster, self.problems)
+            if ignored(info):
+                log.info("a kind is ignored, as PILOT_IGNORE_RESOURCES says", kind=f"{info.plural}.{info.group}")
+                continue
+            feed = KindFeed(graph, source, info, cluster, self.problems, selected)
             self.kinds[info.kind] = feed
             rt = ResourceType(info.group, info.versions[0], info.plural, info.kind, info.namespaced)
             self._reflectors[info.kind] = Reflector(client, rt, feed, namespace=namespace if info.namespaced else "")
+
+    def reselect(self) -> None:
+        """Other namespaces are selected now."""
+        with self._graph.transaction():
+            for kind in self.kinds.values():
+                kind.reselect()
+
+    async def listed(self, kind: str) -> None:
+        """Until this kind has been listed once."""
+        await self._reflectors[kind].synced.wait()
 
     @property
     def synced(self) -> bool:

@@ -33,8 +33,8 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     tls_cert_file: str = ""
     tls_key_file: str = ""
     ca_cert_file: str = ""
-    mesh_config_file: str = "./etc/istio/config/mesh"
-    networks_file: str = "./etc/istio/config/meshNetworks"
+    mesh_config_file: str = ""
+    networks_file: str = ""
     log_level: str = "default:info"
     log_json: bool = False
     app_namespace: str = ""
@@ -56,6 +56,14 @@ _IGNORED = (
     "tls-cipher-suites",
     "tls-min-version",
 )
+
+
+_TIMES = {
+    "max_connection_age": "--keepaliveMaxServerConnectionAge",
+    "keepalive": "--keepaliveInterval",
+    "keepalive_timeout": "--keepaliveTimeout",
+    "shutdown_seconds": "--shutdownDuration",
+}
 
 
 def parse_flags(arguments: Sequence[str]) -> Flags:
@@ -80,8 +88,8 @@ def parse_flags(arguments: Sequence[str]) -> Flags:
     parser.add_argument("--tlsCertFile", dest="tls_cert_file", default="")
     parser.add_argument("--tlsKeyFile", dest="tls_key_file", default="")
     parser.add_argument("--caCertFile", dest="ca_cert_file", default="")
-    parser.add_argument("--meshConfig", dest="mesh_config_file", default="./etc/istio/config/mesh")
-    parser.add_argument("--networksConfig", dest="networks_file", default="./etc/istio/config/meshNetworks")
+    parser.add_argument("--meshConfig", dest="mesh_config_file", default="", help="file instead of the ConfigMap")
+    parser.add_argument("--networksConfig", dest="networks_file", default="", help="file instead of the ConfigMap")
     parser.add_argument("--log_output_level", dest="log_level", default="default:info")
     parser.add_argument("--log_as_json", dest="log_json", action="store_true")
     parser.add_argument("--appNamespace", dest="app_namespace", default="", help="watch this namespace only")
@@ -89,13 +97,22 @@ def parse_flags(arguments: Sequence[str]) -> Flags:
         parser.add_argument(f"--{name}", dest=f"ignored_{name}", default="", help=argparse.SUPPRESS)
     parser.add_argument("--profile", dest="ignored_profile", action="store_true", help=argparse.SUPPRESS)
     try:
-        found = vars(parser.parse_args(list(arguments)))
+        known, unknown = parser.parse_known_args(list(arguments))
+        found = vars(known)
     except argparse.ArgumentError as error:
         raise UserError(str(error), remedy="`istiod --help` lists the flags.") from None
-    times = ("max_connection_age", "keepalive", "keepalive_timeout", "shutdown_seconds")
+    if unknown:
+        raise UserError(f"unknown flag {unknown[0][:80]}", remedy="`istiod --help` lists the flags.")
     values = {k: v for k, v in found.items() if k != "command" and not k.startswith("ignored_")}
-    for name in times:
-        values[name] = seconds(str(values[name]), f"--{name}")
+    for name, flag in _TIMES.items():
+        values[name] = seconds(str(values[name]), flag)
+    if bool(values["tls_cert_file"]) != bool(values["tls_key_file"]):
+        raise UserError("--tlsCertFile and --tlsKeyFile go together", remedy="Give both, or neither.")
+    if values["tls_cert_file"] and not values["ca_cert_file"]:
+        raise UserError(
+            "--tlsCertFile without --caCertFile",
+            remedy="Name the CA that signed it: API server and proxies verify istiod by it.",
+        )
     return msgspec.convert(values, Flags)
 
 

@@ -60,8 +60,15 @@ class Webhooks:
     """`/inject…` and `/validate…`."""
 
     def __init__(
-        self, mesh: MeshSettings, metrics: WebhookMetrics, context_of: ContextOf | None, ready: Callable[[], bool]
+        self,
+        mesh: MeshSettings,
+        metrics: WebhookMetrics,
+        context_of: ContextOf | None,
+        ready: Callable[[], bool],
+        *,
+        injects: bool = True,
     ) -> None:
+        self._injects = injects
         self._mesh = mesh
         self._count = metrics.injected
         self._seconds = Histogram(
@@ -87,6 +94,8 @@ class Webhooks:
 
     async def _inject(self, request: web.Request) -> web.StreamResponse:
         self._count["requests"].inc()
+        if not self._injects:
+            return web.Response(status=404, text="injection is switched off here (INJECT_ENABLED=false)\n")
         config = self._mesh.injector
         if config is None:
             self._count["failure"].inc()

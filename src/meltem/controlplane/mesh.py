@@ -1,34 +1,85 @@
 """What istiod is configured by in the cluster: the mesh's ConfigMap, the injector's ConfigMap, the network of its own.
 
-In: ConfigMaps and Namespaces as they change. Out: `inputs.mesh_config`, `inputs.mesh_networks`, `cluster_networks`, and
-the injector's configuration. What cannot be read leaves the former in force, and a log line says why.
+In: ConfigMaps, Namespaces and Nodes as they change; files instead of the mesh's ConfigMap where flags name them. Out:
+`inputs.mesh_config`, `inputs.mesh_networks`, `cluster_networks`, the injector's configuration, and which namespaces the
+mesh looks into. What cannot be read leaves the former in force, and a log line says why.
 """
 
 from __future__ import annotations
 
 import os
+import re
+from collections.abc import Callable
+from pathlib import Path
 from typing import cast
 
 import structlog
 
 from meltem import yamlio
+from meltem.clock import Clock
 from meltem.collections import Graph
-from meltem.errors import MeltemError
+from meltem.errors import MeltemError, UserError
 from meltem.graph.inputs import Inputs
 from meltem.inject.config import InjectorConfig, read_config
-from meltem.objects import JsonObject, copy_json, labels_of, string_map_at
+from meltem.objects import JsonObject, copy_json, labels_of, str_at, string_map_at
 from meltem.resources.mesh import parse_mesh_networks, read_meshconfig
 from meltem.resources.meshconfig import MeshConfig
 from meltem.settings import Settings
 
 NETWORK_LABEL = "topology.istio.io/network"
 log = structlog.stdlib.get_logger("mesh")
+_KUBELET = re.compile(r"v?(\d+)\.(\d+)")
+_NATIVE_SIDECARS_SINCE = (1, 33)
+_FILE_SECONDS = 2.0
+
+
+class MeshFiles:
+    """`--meshConfig` and `--networksConfig`, where given: they take the place of the mesh's ConfigMap."""
+
+    def __init__(self, mesh: str = "", networks: str = "") -> None:
+        self._paths = {"mesh": mesh, "meshNetworks": networks}
+        self._seen: dict[str, str] = {}
+
+    @property
+    def given(self) -> bool:
+        return any(self._paths.values())
+
+    def read(self) -> dict[str, str]:
+        """The texts under the ConfigMap's keys. Raises UserError for what cannot be read."""
+        found: dict[str, str] = {}
+        for key, path in self._paths.items():
+            if not path:
+                continue
+            try:
+                found[key] = Path(path).read_text(encoding="utf-8")
+            except (OSError, UnicodeDecodeError) as error:
+                flag = "--meshConfig" if key == "mesh" else "--networksConfig"
+                reason = error.strerror if isinstance(error, OSError) else "is no UTF-8"
+                raise UserError(f"cannot read {path}: {reason}", where=flag) from None
+        return found
+
+    def changed(self) -> dict[str, str] | None:
+        """The texts where they differ from those read last."""
+        found = self.read()
+        if found == self._seen:
+            return None
+        self._seen = found
+        return found
 
 
 class MeshSettings:
-    """Follows the ConfigMaps; `watch_config_map` and `watch_namespace` are called inside transactions of the graph."""
+    """Follows the ConfigMaps; the `watch_…` methods are called inside transactions of the graph."""
 
-    def __init__(self, graph: Graph, inputs: Inputs, settings: Settings, namespace: str) -> None:
+    def __init__(
+        self, graph: Graph, inputs: Inputs, settings: Settings, namespace: str, files: MeshFiles | None = None
+    ) -> None:
+        self._files = files or MeshFiles()
+        self._config_map_data: dict[str, str] = {}
+        self._file_data: dict[str, str] = {}
+        self._kubelets: dict[str, str] = {}
+        self._labels: dict[str, dict[str, str]] = {}
+        self.reselected: Callable[[], None] = lambda: None
+        """Told when other namespaces are selected."""
         self._graph = graph
         self._inputs = inputs
         self._settings = settings
@@ -49,12 +100,74 @@ class MeshSettings:
         if namespace != self._namespace:
             return
         if name == self._mesh_name:
-            self._mesh_changed(string_map_at(obj, "data"))
+            self._config_map_data = string_map_at(obj, "data")
+            self._mesh_changed()
         elif name == self._injector_name:
             self._injector_data = string_map_at(obj, "data")
             self._make_injector()
 
+    def load_files(self) -> None:
+        """Read the files that flags name. Raises UserError, InvalidResource for what cannot be used."""
+        if not self._files.given:
+            return
+        self._file_data = self._files.changed() or {}
+        read_meshconfig(self._file_data.get("mesh", ""), source="--meshConfig")
+        parse_mesh_networks(self._file_data.get("meshNetworks", ""), source="--networksConfig")
+        with self._graph.transaction():
+            self._mesh_changed()
+
+    async def follow_files(self, clock: Clock) -> None:
+        """Reads them again when they change, until cancelled."""
+        while self._files.given:
+            await clock.sleep(_FILE_SECONDS)
+            try:
+                found = self._files.changed()
+            except UserError as error:
+                log.error("the mesh's configuration stays as it is", reason=str(error).replace("\n", " "))
+                await clock.sleep(30.0)
+                continue
+            if found is not None:
+                self._file_data = found
+                with self._graph.transaction():
+                    self._mesh_changed()
+
+    def selected(self, namespace: str) -> bool:
+        """Whether the mesh looks into this namespace: always without `discoverySelectors`, and always into its own."""
+        selectors = self.mesh.discovery_selectors
+        if not selectors or namespace in ("", self._namespace):
+            return True
+        labels = self._labels.get(namespace)
+        return labels is not None and any(s.matches(labels) for s in selectors)
+
+    @property
+    def native_sidecars(self) -> bool:
+        """Whether proxies are injected as native sidecars; with `auto`, where every node's kubelet knows them."""
+        asked = self._settings.enable_native_sidecars
+        if asked != "auto":
+            return asked == "true"
+        versions = [_KUBELET.match(v) for v in self._kubelets.values()]
+        return bool(versions) and all(
+            v is not None and (int(v[1]), int(v[2])) >= _NATIVE_SIDECARS_SINCE for v in versions
+        )
+
+    def watch_node(self, _namespace: str, name: str, obj: JsonObject | None) -> None:
+        before = self.native_sidecars
+        if obj is None:
+            self._kubelets.pop(name, None)
+        else:
+            self._kubelets[name] = str_at(obj, "status", "nodeInfo", "kubeletVersion")
+        if self.native_sidecars != before:
+            log.info("native sidecars", enabled=self.native_sidecars, nodes=len(self._kubelets))
+            self._make_injector()
+
     def watch_namespace(self, _namespace: str, name: str, obj: JsonObject | None) -> None:
+        before = self.selected(name)
+        if obj is None:
+            self._labels.pop(name, None)
+        else:
+            self._labels[name] = labels_of(obj)
+        if self.selected(name) != before:
+            self.reselected()
         if name != self._namespace:
             return
         network = labels_of(obj).get(NETWORK_LABEL, "") if obj is not None else ""
@@ -64,8 +177,9 @@ class MeshSettings:
         else:
             self._inputs.cluster_networks.delete(cluster)
 
-    def _mesh_changed(self, data: dict[str, str]) -> None:
-        where = f"ConfigMap {self._namespace}/{self._mesh_name}"
+    def _mesh_changed(self) -> None:
+        where = "flags" if self._file_data else f"ConfigMap {self._namespace}/{self._mesh_name}"
+        data = {**self._config_map_data, **self._file_data}
         text = data.get("mesh", "")
         try:
             config, unknown = read_meshconfig(text, source=f"{where} key mesh")
@@ -76,10 +190,13 @@ class MeshSettings:
             return
         for problem in unknown:
             log.warning("the mesh's configuration has an unknown field", where=where, field=problem.path)
+        selectors = self.mesh.discovery_selectors
         self.mesh, self.mesh_text, self.networks_text = config, text, data.get("meshNetworks", "")
         self.mesh_json = cast(JsonObject, copy_json(raw)) if isinstance(raw, dict) else {}
         self._inputs.mesh_config.set("", config)
         self._inputs.mesh_networks.set("", networks)
+        if config.discovery_selectors != selectors:
+            self.reselected()
         self._make_injector()
 
     def _make_injector(self) -> None:
@@ -93,7 +210,7 @@ class MeshSettings:
                 data.get("values", ""),
                 self.mesh_json,
                 revision=self._settings.revision,
-                native_sidecars=self._settings.enable_native_sidecars,
+                native_sidecars=self.native_sidecars,
                 environment=dict(os.environ),
             )
             self.injector_error = ""

@@ -9,8 +9,8 @@ import asyncio
 import contextlib
 import signal
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
-from typing import cast
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator
+from typing import Protocol, TypeVar, cast
 
 import grpc
 import structlog
@@ -29,10 +29,12 @@ from meltem.ca.store import AuthorityStore, StoreSettings
 from meltem.clock import Clock, SystemClock
 from meltem.collections import Failure
 from meltem.controlplane import http
+from meltem.controlplane.certificate import FileCertificate
 from meltem.controlplane.debug import Debug
-from meltem.controlplane.feed import Feed
+from meltem.controlplane.feed import Feed, ignored_kinds
 from meltem.controlplane.flags import Flags, address
-from meltem.controlplane.mesh import MeshSettings
+from meltem.controlplane.mesh import MeshFiles, MeshSettings
+from meltem.controlplane.pods import Pods
 from meltem.controlplane.webhooks import WebhookPatcher
 from meltem.engine import Engine
 from meltem.errors import EnvironmentError_, MeltemError
@@ -43,6 +45,8 @@ from meltem.kube.reflector import Reflector
 from meltem.kube.resource_types import MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS
 from meltem.objects import JsonObject, object_at
 from meltem.settings import Settings
+from meltem.status.ingress import IngressStatusWriter
+from meltem.status.judge import Judge, Refusal
 from meltem.status.writer import StatusWriter
 from meltem.xds.connection import ConnectionLimits
 from meltem.xds.metrics import XdsMetrics
@@ -51,6 +55,14 @@ from meltem.xds.server import DiscoveryServer, GrpcServer, new_server, server_op
 from meltem.xds.status import DebugAnswers
 
 log = structlog.stdlib.get_logger("istiod")
+T = TypeVar("T")
+
+
+class Serving(Protocol):
+    """istiod's own certificate."""
+
+    def current(self) -> KeyPair: ...
+    async def run(self, renewed: Callable[[KeyPair], None]) -> None: ...
 
 
 async def run(flags: Flags, settings: Settings) -> None:
@@ -85,8 +97,12 @@ class ControlPlane:
             client,
             cluster=settings.cluster_id,
             namespace=flags.app_namespace,
+            selected=lambda namespace: self.mesh.selected(namespace),
+            ignored=ignored_kinds(settings.pilot_ignore_resources, settings.pilot_include_resources),
         )
-        self.mesh = MeshSettings(self.engine.graph, self.engine.inputs, settings, self._namespace)
+        files = MeshFiles(flags.mesh_config_file, flags.networks_file)
+        self.mesh = MeshSettings(self.engine.graph, self.engine.inputs, settings, self._namespace, files)
+        self.mesh.reselected = self._reselected
         self.connections = Connections(self.engine, clock, self._limits)
         self._ca = ClusterForCa(client)
         self._authenticator = TokenAuthenticator(self._ca, clock, audiences=tuple(settings.token_audiences.split(",")))
@@ -98,6 +114,7 @@ class ControlPlane:
             ready=lambda: self.ready,
             debug=DebugAnswers(self.connections, self._namespace),
         )
+        self.judge = Judge(self.engine, self.feed.problems, self._refusals, settings.cluster_id)
         self.ready = False
         self._stopping = asyncio.Event()
         self._touched: asyncio.Queue[str] = asyncio.Queue()
@@ -110,10 +127,15 @@ class ControlPlane:
             loop.add_signal_handler(number, self._stopping.set)
         self._series()
         self._watch()
+        self.mesh.load_files()
         started = time.monotonic()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self.feed.run(), name="feed")]
-            authority = await self._authority()
+            authority = await self._stoppable(self._first_things())
+            if authority is None:
+                for task in tasks:
+                    task.cancel()
+                return
             serving = self._serving(authority)
             tls = http.ServerTls()
             tls.use(serving.current())
@@ -134,14 +156,21 @@ class ControlPlane:
             for task in tasks:
                 task.cancel()
 
-    async def _stoppable(self, waiting: Awaitable[None]) -> None:
+    async def _first_things(self) -> Authority:
+        """The mesh's configuration first: identities stand under its trust domain."""
+        await self.feed.listed("ConfigMap")
+        return await self._authority()
+
+    async def _stoppable(self, waiting: Coroutine[None, None, T]) -> T | None:
+        """What it gives; None when istiod is told to stop meanwhile."""
         stop = asyncio.ensure_future(self._stopping.wait())
         work = asyncio.ensure_future(waiting)
         complained = asyncio.get_running_loop().call_later(
-            20, lambda: log.warning("still reading resources", kinds=self.feed.waiting_for())
+            20, lambda: log.warning("still reading resources", kinds=", ".join(self.feed.waiting_for()))
         )
         try:
             await asyncio.wait((stop, work), return_when=asyncio.FIRST_COMPLETED)
+            return work.result() if work.done() else None
         finally:
             complained.cancel()
             stop.cancel()
@@ -162,9 +191,22 @@ class ControlPlane:
         kinds["ConfigMap"].watch(self._config_map_seen)
         kinds["Namespace"].watch(self.mesh.watch_namespace)
         kinds["Namespace"].watch(self._namespace_seen)
+        kinds["Node"].watch(self.mesh.watch_node)
         events = Counter("pilot_k8s_cfg_events", "Events from Kubernetes.", ["type", "event"], registry=self._registry)
         for feed in kinds.values():
             feed.events = lambda kind, event: events.labels(kind, event).inc()
+
+    def _reselected(self) -> None:
+        self.feed.reselect()
+        for namespace in self._namespaces:
+            self._touched.put_nowait(namespace)
+
+    def _refusals(self) -> Iterator[Refusal]:
+        for connection in self.connections:
+            for type_url, some in connection.session.refusals().items():
+                for name, refusal in some.items():
+                    resource = connection.attachment.get(type_url, name)
+                    yield Refusal(connection.proxy, resource, name, refusal.error)
 
     def _config_map_seen(self, namespace: str, name: str, obj: JsonObject | None) -> None:
         if name == self._settings.pilot_ca_cert_configmap:
@@ -188,7 +230,7 @@ class ControlPlane:
             self._clock,
             StoreSettings(
                 namespace=self._namespace,
-                organization=settings.trust_domain or "cluster.local",
+                organization=self.mesh.mesh.trust_domain,
                 root_ttl=settings.citadel_self_signed_ca_cert_ttl,
                 check_interval=max(settings.citadel_self_signed_root_cert_check_interval, 1.0),
                 grace=settings.citadel_self_signed_root_cert_grace_period_percentile / 100,
@@ -208,8 +250,10 @@ class ControlPlane:
         self._roots = authority.roots_pem.decode()
         return authority
 
-    def _serving(self, authority: Authority) -> ServingCertificate:
-        settings = self._settings
+    def _serving(self, authority: Authority) -> Serving:
+        settings, flags = self._settings, self._flags
+        if flags.tls_cert_file:
+            return FileCertificate(flags.tls_cert_file, flags.tls_key_file, flags.ca_cert_file, self._clock)
         return ServingCertificate(
             authority,
             self._clock,
@@ -221,7 +265,11 @@ class ControlPlane:
 
     async def _listen(self, stack: contextlib.AsyncExitStack, tls: http.ServerTls) -> None:
         flags, settings = self._flags, self._settings
-        webhooks = http.Webhooks(self.mesh, http.WebhookMetrics.make(self._registry), None, lambda: self.ready)
+        pods = Pods(self.engine.inputs, settings.cluster_id)
+        webhooks = http.Webhooks(
+            self.mesh, http.WebhookMetrics.make(self._registry), pods.context_of, lambda: self.ready,
+            injects=settings.inject_enabled,
+        )  # fmt: skip
         await stack.enter_async_context(
             http.serve(webhooks.application(), address(flags.https), "webhooks", tls.context)
         )
@@ -242,7 +290,7 @@ class ControlPlane:
         monitoring = http.monitoring_application(self._registry, __version__)
         await stack.enter_async_context(http.serve(monitoring, address(flags.monitoring), "metrics"))
 
-    async def _grpc(self, authority: Authority, serving: ServingCertificate) -> list[GrpcServer]:
+    async def _grpc(self, authority: Authority, serving: Serving) -> list[GrpcServer]:
         flags = self._flags
         options = server_options(
             connection_age=flags.max_connection_age,
@@ -253,7 +301,7 @@ class ControlPlane:
         servers: list[GrpcServer] = []
         plain, secure = address(flags.grpc), address(flags.secure_grpc)
         certificates = CertificateService(
-            authority, self._authenticator, self._clock, trust_domain=self.mesh.mesh.trust_domain
+            authority, self._authenticator, self._clock, trust_domain=lambda: self.mesh.mesh.trust_domain
         )
         for at, is_secure in ((plain, False), (secure, True)):
             if at is None:
@@ -283,11 +331,18 @@ class ControlPlane:
         return servers
 
     def _work(
-        self, authority: Authority, serving: ServingCertificate, tls: http.ServerTls
+        self, authority: Authority, serving: Serving, tls: http.ServerTls
     ) -> list[tuple[str, Coroutine[None, None, None]]]:
         settings, client = self._settings, self._client
-        patcher = WebhookPatcher(client, settings, self._namespace, lambda: authority.roots_pem, self._clock)
-        writer = StatusWriter(client, self.feed, self._clock, enabled=settings.pilot_enable_status)
+
+        def webhook_roots() -> bytes:  # what the API server verifies istiod by
+            return serving.current().root_pem if isinstance(serving, FileCertificate) else authority.roots_pem
+
+        patcher = WebhookPatcher(client, settings, self._namespace, webhook_roots, self._clock)
+        writer = StatusWriter(client, self.judge, self._clock, enabled=settings.pilot_enable_status)
+        ingress = IngressStatusWriter(
+            client, self.engine, self._clock, cluster=settings.cluster_id, namespace=settings.k8s_ingress_ns
+        )
 
         def renewed(pair: KeyPair) -> None:
             tls.use(pair)
@@ -307,13 +362,21 @@ class ControlPlane:
                 "root certificate",
                 self._leading("istio-namespace-controller-election", lambda: self._roots_everywhere(authority)),
             ),
-            ("status", self._leading("istio-status-leader", writer.run)),
+            ("mesh files", self.mesh.follow_files(self._clock)),
+            ("judge", self._after_ready(self._judge)),
+            ("status", self._leading("istio-status-leader", lambda: self._after_ready(writer.run))),
+            ("ingress status", self._leading("istio-leader", lambda: self._after_ready(ingress.run))),
         ]
 
     async def _after_ready(self, work: Callable[[], Awaitable[None]]) -> None:
         while not self.ready:
             await self._clock.sleep(0.05)
         await work()
+
+    async def _judge(self) -> None:
+        while True:
+            self.judge.look()
+            await self._clock.sleep(1.0)
 
     async def _leading(self, lease: str, work: Callable[[], Awaitable[None]]) -> None:
         if not self._settings.enable_leader_election:
@@ -328,7 +391,9 @@ class ControlPlane:
 
         async def touched() -> AsyncIterator[str]:
             while True:
-                yield await self._touched.get()
+                namespace = await self._touched.get()
+                if self.mesh.selected(namespace):
+                    yield namespace
 
         await bundle.keep_everywhere(
             self._ca,
@@ -362,7 +427,7 @@ class ControlPlane:
         )
 
 
-def tls_credentials(serving: ServingCertificate) -> grpc.ServerCredentials:
+def tls_credentials(serving: Serving) -> grpc.ServerCredentials:
     """Credentials that ask for the present certificate at every handshake."""
     make = cast("Callable[..., object]", grpc.ssl_server_certificate_configuration)
     dynamic = cast("Callable[..., grpc.ServerCredentials]", grpc.dynamic_ssl_server_credentials)

@@ -1,14 +1,14 @@
-"""Conditions in the status of Istio resources: what could not be used, where its author looks first.
+"""Conditions in the status of Istio resources: whether they are in force, where their author looks first.
 
-In: the problems of the feed. Out: `status.conditions` (type `Reconciled`), by server-side apply on the subresource:
-False with the reason where a resource cannot be used, True once it can again. Only the leader writes; a condition that
-says the same is left alone; at most `PER_SECOND` writes; resources with no trouble that never had any are left alone as
-well (a mesh of ten thousand resources gets no write at its start).
+In: verdicts (`meltem.status.judge`). Out: `status.conditions` (type `Reconciled`) and `observedGeneration`, by
+server-side apply on the subresource: True with reason Accepted, False with the reason and what to do. Only the leader
+writes; at most `PER_SECOND` writes, what is wrong first; a condition that says the same is left alone, and what others
+write over ours is not written again before there is something new to say.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Protocol
 
 import structlog
@@ -17,89 +17,104 @@ from meltem.clock import Clock, rfc3339
 from meltem.errors import MeltemError, NotFound
 from meltem.kube.client import KubeClient, PatchKind
 from meltem.kube.resource_types import ResourceType
-from meltem.objects import JsonObject, int_at, objects_at, str_at
+from meltem.objects import JsonObject, at, int_at, objects_at, str_at
 from meltem.resources.kinds import ISTIO_KINDS, KindInfo
+from meltem.status.judge import Key, Verdict
 
 PER_SECOND = 20.0
 MANAGER = "istiod-status"
 CONDITION = "Reconciled"
 log = structlog.stdlib.get_logger("status")
 
-Key = tuple[str, str, str]
-"""kind, namespace, name"""
 
-
-class Problems(Protocol):
-    """Where what is wrong stands (`meltem.controlplane.feed.Feed`)."""
+class Verdicts(Protocol):
+    """Where they stand (`meltem.status.judge.Judge`)."""
 
     @property
-    def problems(self) -> Mapping[Key, str]: ...
+    def verdicts(self) -> Mapping[Key, Verdict]: ...
 
 
 class StatusWriter:
     """See the module's head."""
 
-    def __init__(self, client: KubeClient, source: Problems, clock: Clock, *, enabled: bool = True) -> None:
+    def __init__(self, client: KubeClient, source: Verdicts, clock: Clock, *, enabled: bool = True) -> None:
         self._client = client
         self._source = source
         self._clock = clock
         self._enabled = enabled
-        self._written: dict[Key, str] = {}
+        self._written: dict[Key, Verdict] = {}
+        self._complained: set[str] = set()
         self._kinds: dict[str, KindInfo] = {k.kind: k for k in ISTIO_KINDS}
 
     async def run(self) -> None:
         """Until cancelled."""
-        while True:
-            if self._enabled:
-                for key, reason in self.due():
-                    await self._write(key, reason)
-                    await self._clock.sleep(1 / PER_SECOND)
+        while self._enabled:
+            for key, verdict in self.due():
+                await self._write(key, verdict)
+                await self._clock.sleep(1 / PER_SECOND)
             await self._clock.sleep(1.0)
 
-    def due(self) -> Sequence[tuple[Key, str]]:
-        """What has to be written now; an empty reason says that all is well again."""
-        problems = {k: r for k, r in self._source.problems.items() if k[0] in self._kinds}
-        changed: Iterable[tuple[Key, str]] = [(k, r) for k, r in problems.items() if self._written.get(k) != r]
-        mended: Iterable[tuple[Key, str]] = [(k, "") for k, r in self._written.items() if r and k not in problems]
-        return [*changed, *mended]
+    def due(self) -> Sequence[tuple[Key, Verdict]]:
+        """What has to be written now, what is wrong first."""
+        now = self._source.verdicts
+        for key in [k for k in self._written if k not in now]:
+            del self._written[key]
+        changed = [(k, v) for k, v in now.items() if k[0] in self._kinds and self._written.get(k) != v]
+        return sorted(changed, key=lambda item: not item[1].message)
 
-    async def _write(self, key: Key, reason: str) -> None:
+    async def _write(self, key: Key, verdict: Verdict) -> None:
         info = self._kinds[key[0]]
         rt = ResourceType(info.group, info.versions[0], info.plural, info.kind, info.namespaced)
-        self._written[key] = reason
+        self._written[key] = verdict
         try:
             live = await self._client.get(rt, key[2], key[1])
-            if self._says_already(live, reason):
+            if says_already(live, verdict):
                 return
             await self._client.patch(
-                rt, key[2], key[1], self._body(info, key, live, reason), kind=PatchKind.APPLY, subresource="status",
+                rt, key[2], key[1], self._body(info, key, live, verdict), kind=PatchKind.APPLY, subresource="status",
                 field_manager=MANAGER, force=True,
             )  # fmt: skip
         except NotFound:
             self._written.pop(key, None)
         except MeltemError as error:
-            log.debug("a status could not be written", kind=key[0], name=key[2], reason=str(error))
+            if key[0] not in self._complained:  # once a kind: it will mostly be a missing permission
+                self._complained.add(key[0])
+                log.warning("a status could not be written", kind=key[0], name=key[2], reason=str(error))
 
-    @staticmethod
-    def _says_already(live: JsonObject, reason: str) -> bool:
-        wanted = "False" if reason else "True"
-        for condition in objects_at(live, "status", "conditions"):
-            if str_at(condition, "type") == CONDITION:
-                return str_at(condition, "status") == wanted and str_at(condition, "message") == reason
-        return not reason
-
-    def _body(self, info: KindInfo, key: Key, live: JsonObject, reason: str) -> JsonObject:
-        generation = int_at(live, "metadata", "generation")
+    def _body(self, info: KindInfo, key: Key, live: JsonObject, verdict: Verdict) -> JsonObject:
+        state = "False" if verdict.message else "True"
+        before = _condition(live)
+        since = str_at(before, "lastTransitionTime") if str_at(before, "status") == state else ""
         condition: JsonObject = {
             "type": CONDITION,
-            "status": "False" if reason else "True",
-            "reason": "Invalid" if reason else "Accepted",
-            "message": reason,
-            "lastTransitionTime": rfc3339(self._clock.now()),
+            "status": state,
+            "reason": verdict.reason,
+            "message": verdict.message,
+            "lastTransitionTime": since or rfc3339(self._clock.now()),
         }
+        generation = verdict.generation or int_at(live, "metadata", "generation")
         return {
             "apiVersion": info.api_version,
             "kind": info.kind,
             "metadata": {"name": key[2], "namespace": key[1]},
             "status": {"observedGeneration": str(generation), "conditions": [condition]},
         }
+
+
+def _condition(live: JsonObject) -> JsonObject:
+    for condition in objects_at(live, "status", "conditions"):
+        if str_at(condition, "type") == CONDITION:
+            return condition
+    return {}
+
+
+def says_already(live: JsonObject, verdict: Verdict) -> bool:
+    """Whether the object's status needs no write."""
+    condition = _condition(live)
+    observed = str(at(live, "status", "observedGeneration") or "")
+    return (
+        str_at(condition, "status") == ("False" if verdict.message else "True")
+        and str_at(condition, "reason") == verdict.reason
+        and str_at(condition, "message") == verdict.message
+        and (not verdict.generation or observed == str(verdict.generation))
+    )

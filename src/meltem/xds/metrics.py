@@ -5,8 +5,11 @@ In: what sessions and the server report. Out: series in a `CollectorRegistry`.
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
 import structlog
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
+from prometheus_client.metrics_core import GaugeMetricFamily
 
 from meltem.envoyapi import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, NAME_TABLE, ROUTE, SECRET, VIRTUAL_HOST
 from meltem.view.proxy import Proxy
@@ -37,6 +40,7 @@ class XdsMetrics:
 
     def __init__(self, registry: CollectorRegistry, version: str = "unknown") -> None:
         self._version = version
+        self._registry = registry
         self._connections = Gauge(
             "pilot_xds", "Number of endpoints connected to this pilot using XDS.", ["version"], registry=registry
         )
@@ -56,13 +60,6 @@ class XdsMetrics:
             buckets=_SECONDS,
             registry=registry,
         )
-        self._rejects = {
-            t: Gauge(
-                f"pilot_xds_{short}_reject", f"{short.upper()} resources that proxies refuse now.", ["node", "err"],
-                registry=registry,
-            )
-            for t, short in SHORT.items() if short in ("cds", "eds", "lds", "rds")
-        }  # fmt: skip
         self._all_rejects = Counter(
             "pilot_total_xds_rejects", "Responses that were rejected by proxies.", ["type"], registry=registry
         )
@@ -104,17 +101,31 @@ class XdsMetrics:
         short = short_name(type_url)
         self.pushes.labels(f"{short}_rejected").inc()
         self._all_rejects.labels(short).inc()
-        gauge = self._rejects.get(type_url)
-        if gauge is not None:
-            gauge.labels(proxy_id, "rejected").inc()
 
-    def forget(self, proxy_id: str) -> None:
-        """The proxy is gone: its refusals with it."""
-        for gauge in self._rejects.values():
-            try:
-                gauge.remove(proxy_id, "rejected")
-            except KeyError:
-                continue
+    def refusals_of(self, refusals: Callable[[], Iterable[tuple[str, str, int]]]) -> None:
+        """`refusals`: (proxy id, type URL, resources that it refuses now); asked at every scrape, so that a series ends
+        with the refusal or with the connection."""
+        self._registry.register(_Refusals(refusals))
+
+
+class _Refusals:
+    """`pilot_xds_cds_reject` and the like."""
+
+    def __init__(self, refusals: Callable[[], Iterable[tuple[str, str, int]]]) -> None:
+        self._refusals = refusals
+
+    def collect(self) -> Iterable[GaugeMetricFamily]:
+        found = {
+            t: GaugeMetricFamily(
+                f"pilot_xds_{short}_reject", f"{short.upper()} resources that proxies refuse now.",
+                labels=["node", "err"],
+            )
+            for t, short in SHORT.items() if short in ("cds", "eds", "lds", "rds")
+        }  # fmt: skip
+        for node, type_url, count in self._refusals():
+            if type_url in found:
+                found[type_url].add_metric([node, "rejected"], count)
+        return found.values()
 
 
 class ProxyObserver:

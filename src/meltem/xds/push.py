@@ -15,7 +15,7 @@ from meltem.clock import Clock
 from meltem.generate.bundle import Bundles, Notice
 from meltem.view.proxy import Proxy
 from meltem.xds.connection import Connection, ConnectionLimits, SendBudget, Session
-from meltem.xds.subscription import Content
+from meltem.xds.subscription import Content, Rejection
 
 
 class Engine(Protocol):
@@ -83,6 +83,12 @@ class Connections:
 
     def __len__(self) -> int:
         return self._count
+
+    def refusals(self) -> Iterator[tuple[str, str, dict[str, Rejection]]]:
+        """(proxy id, type URL, what it refuses of that type by name)"""
+        for connection in self:
+            for type_url, some in connection.session.refusals().items():
+                yield connection.proxy.id, type_url, some
 
     def of(self, proxy_id: str) -> Connection | None:
         """The newest connection of a proxy; `proxy_id` is `<name>.<namespace>`, also as `<name>/<namespace>`."""

@@ -84,6 +84,7 @@ class DiscoveryServer:
         self.batches = Batches()
         self._clock = clock
         self._metrics = metrics
+        metrics.refusals_of(lambda: ((p, t, len(some)) for p, t, some in connections.refusals()))
         self._limits = limits or ConnectionLimits()
         self._ready = ready
         self._debug = debug

@@ -117,6 +117,10 @@ class DeltaSession:
     def statuses(self) -> dict[str, TypeStatus]:
         return {t: s.status() for t, s in self._subscriptions.items()}
 
+    def refusals(self) -> dict[str, dict[str, Rejection]]:
+        """What the client refuses now, by type and name."""
+        return {t: s.rejected for t, s in self._subscriptions.items() if s.rejected}
+
     def held(self, type_url: str) -> dict[str, str]:
         """Name → version of what the client has, as far as we know."""
         known = self._subscriptions.get(type_url)

@@ -80,6 +80,9 @@ class StateSession:
     def statuses(self) -> dict[str, TypeStatus]:
         return {t: s.status() for t, s in self._subscriptions.items()}
 
+    def refusals(self) -> dict[str, dict[str, Rejection]]:
+        return {t: s.rejected for t, s in self._subscriptions.items() if s.rejected}
+
     def held(self, type_url: str) -> dict[str, str]:
         known = self._subscriptions.get(type_url)
         return known.held.snapshot() if known is not None else {}

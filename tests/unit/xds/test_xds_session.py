@@ -110,6 +110,8 @@ class Client:
             return
         if type_url in self.has:
             for resource in message.resources:
+                if resource.name not in self.asked.get(type_url, (resource.name,)):
+                    continue  # under way while it was unsubscribed: nobody in Envoy waits for it
                 self._apply(type_url, resource.name, resource.resource.value)
                 self.versions[type_url][resource.name] = resource.version
             for name in message.removed_resources:
