@@ -15,6 +15,6 @@ from meltem.collections.graph import (
     Reader,
     Source,
 )
-from meltem.collections.memo import Memo
+from meltem.collections.memo import Memo, TupleMemo
 
-__all__ = ["Change", "Changes", "Collection", "Failure", "Graph", "Index", "Memo", "Reader", "Source"]
+__all__ = ["Change", "Changes", "Collection", "Failure", "Graph", "Index", "Memo", "Reader", "Source", "TupleMemo"]

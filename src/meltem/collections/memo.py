@@ -32,3 +32,34 @@ class Memo(Generic[A, R]):
 
     def __len__(self) -> int:
         return len(self._results)
+
+
+class TupleMemo(Generic[A, R]):
+    """The same for a function that gives several values: remembered as long as somebody holds every one of them (not
+    the tuple). An empty result is not remembered."""
+
+    def __init__(self, function: Callable[[A], tuple[R, ...]]) -> None:
+        self._function = function
+        self._results: dict[A, tuple[weakref.ref[R], ...]] = {}
+        self.calls = 0
+
+    def __call__(self, argument: A) -> tuple[R, ...]:
+        known = self._results.get(argument)
+        if known is not None:
+            found = tuple(value for reference in known if (value := reference()) is not None)
+            if len(found) == len(known):
+                return found
+        self.calls += 1
+        made = self._function(argument)
+        if made:
+
+            def forget(gone: weakref.ref[R]) -> None:
+                now = self._results.get(argument)
+                if now is not None and any(gone is one for one in now):
+                    del self._results[argument]
+
+            self._results[argument] = tuple(weakref.ref(value, forget) for value in made)
+        return made
+
+    def __len__(self) -> int:
+        return len(self._results)

@@ -1,7 +1,7 @@
 """From units of view to resources, wired: a table of contents of what every group of proxies is sent.
 
 In: `Views`. Out: collections keyed (group, type URL, name) and `groups_of` (proxy → its groups), both for `Bundles`.
-Every generator runs through a `Memo`: equal units are generated once, whoever asks.
+Every generator runs through a `TupleMemo`: equal units are generated once, whoever asks.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import TypeVar
 import msgspec
 
 from meltem import envoyapi as api
-from meltem.collections import Collection, Memo, Reader
+from meltem.collections import Collection, Reader, TupleMemo
 from meltem.envoyapi import Resource
 from meltem.generate import clusters, dns, endpoints, gateway, inbound, names, outbound, routes, secrets
 from meltem.generate import patches as patching
@@ -46,7 +46,7 @@ U = TypeVar("U", bound=Unit)
 NOWHERE = Where()
 
 
-class Made(msgspec.Struct, frozen=True, weakref=True):
+class Made(msgspec.Struct, frozen=True):
     """What one unit came to."""
 
     resources: tuple[Resource, ...]
@@ -72,16 +72,16 @@ class Shared:
     """A generator whose results equal units share; `calls` counts what was really generated."""
 
     def __init__(self, kind: type[U], generate: Callable[[U], tuple[Resource, ...]]) -> None:
-        def run(keyed: _Keyed) -> Made:
+        def run(keyed: _Keyed) -> tuple[Resource, ...]:
             unit = keyed.unit
             if not isinstance(unit, kind):
                 raise TypeError(f"expected {kind.__name__}")
-            return Made(generate(unit))
+            return generate(unit)
 
-        self._memo: Memo[_Keyed, Made] = Memo(run)
+        self._memo: TupleMemo[_Keyed, Resource] = TupleMemo(run)
 
     def __call__(self, unit: Unit) -> Made:
-        return self._memo(_Keyed(unit))
+        return Made(self._memo(_Keyed(unit)))
 
     @property
     def calls(self) -> int:
@@ -104,8 +104,8 @@ class Resources:
             "gateway listeners": Shared(GatewayListenerView, lambda v: (gateway.listener(v),)),
             "routes": Shared(RouteConfigView, lambda v: (routes.route_configuration(v),)),
         }
-        self._virtual_host: Memo[tuple[str, _Keyed], Made] = Memo(_make_virtual_host)
-        self._patch: Memo[tuple[Resource, PatchSet, Where], Made] = Memo(lambda job: Made(patching.apply(*job)))
+        self._virtual_host: TupleMemo[tuple[str, _Keyed], Resource] = TupleMemo(_make_virtual_host)
+        self._patch: TupleMemo[tuple[Resource, PatchSet, Where], Resource] = TupleMemo(lambda job: patching.apply(*job))
         self.patch_problems: Collection[ResourceKey, tuple[patching.Problem, ...]] = self.graph.derive(
             "patch problems",
             mesh.inputs.envoy_filters,
@@ -164,7 +164,7 @@ class Resources:
 
     def _patched(self, made: Made, patches: PatchSet, where: Where) -> Made:
         parts = [self._patch((one, patches, where)) for one in made.resources]
-        return Made(tuple(r for part in parts for r in part.resources))
+        return Made(tuple(r for part in parts for r in part))
 
     def _additions(self, _r: Reader, scope: Scope, patches: PatchSet) -> Mapping[GroupKey, Resource]:
         return self._keyed(scope, Made(patching.additions(patches)))
@@ -240,7 +240,9 @@ class Resources:
             if not scope.by_delta or not isinstance(value, VirtualHostView):
                 return {}
             view = own(reader, scope, route, value)
-            return {} if view is None else self._of_scope(reader, scope, self._virtual_host((route, _Keyed(view))))
+            return (
+                {} if view is None else self._of_scope(reader, scope, Made(self._virtual_host((route, _Keyed(view)))))
+            )
 
         def configuration(reader: Reader, key: tuple[Scope, str], _v: bool) -> Mapping[GroupKey, Resource]:
             scope, route = key
@@ -297,12 +299,12 @@ class Resources:
         return [graph.derive("endpoint resources", self.views.clusters, placed)]
 
 
-def _make_virtual_host(key: tuple[str, _Keyed]) -> Made:
+def _make_virtual_host(key: tuple[str, _Keyed]) -> tuple[Resource, ...]:
     route, keyed = key
     unit = keyed.unit
     if not isinstance(unit, VirtualHostView):
         raise TypeError("expected VirtualHostView")
-    return Made((routes.virtual_host_resource(route, unit),))
+    return (routes.virtual_host_resource(route, unit),)
 
 
 def _inbound_resources(view: InboundView) -> tuple[Resource, ...]:
