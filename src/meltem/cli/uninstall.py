@@ -6,7 +6,9 @@ import click
 
 from meltem.cli.base import Globals, command, run_async
 from meltem.cli.reporting import Console, confirm
+from meltem.clock import SystemClock
 from meltem.install.deploy import installed, remove
+from meltem.install.leftovers import pods_gone, remove_leftovers
 from meltem.install.render import describe, render
 from meltem.install.spec import Request, resolve
 from meltem.kube.client import KubeClient
@@ -95,6 +97,11 @@ async def _run(
             console.note("Cancelled.")
             raise click.exceptions.Exit(1)
         await remove(client, objects, Console(quiet=not verbose))
+        if purge:
+            await pods_gone(client, settings.istio_namespace, SystemClock(), console.busy)
+            for name in await remove_leftovers(client, settings.istio_namespace):
+                if verbose:
+                    console.note(f"  Removed {name}")
         console.note("✔ Uninstall complete")
 
 

@@ -28,7 +28,8 @@ _KNOWN = frozenset(
     (
         *_POD_FIELDS, *_CONTAINER_FIELDS, "env", "envFrom", "hpaSpec", "podDisruptionBudget",
         "podAnnotations",
-        "podLabels", "replicaCount", "service", "serviceAnnotations", "strategy", "securityContext", "volumeMounts", "overlays",
+        "podLabels", "replicaCount", "service", "serviceAnnotations", "strategy", "securityContext", "volumeMounts",
+        "overlays",
         "containerSecurityContext",
     )
 )  # fmt: skip
