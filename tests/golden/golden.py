@@ -9,7 +9,9 @@
     ip: 10.0.0.1
     labels: {app: client}
 
-`why` says in one line what the case shows. `only` (optional) names the types to keep, to keep a case readable.
+`why` says in one line what the case shows. To keep a case readable: `only` (optional) names the types to keep, `pick`
+(optional) has a regular expression a line of which a resource's name must match one, `without` (optional) names fields
+that are left out wherever they stand.
 
     python tests/golden/golden.py            # writes all outputs anew and removes orphans
     python tests/golden/golden.py CASE ...
@@ -17,6 +19,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,11 +29,12 @@ HERE = Path(__file__).resolve().parent
 sys.path.insert(0, str(HERE.parent / "support"))
 
 import mesh_files  # noqa: E402
+import msgspec  # noqa: E402
 
 from meltem import yamlio  # noqa: E402
 from meltem.engine import Engine  # noqa: E402
 from meltem.objects import Json, JsonObject, str_at, string_map_at  # noqa: E402
-from meltem.view.proxy import Proxy  # noqa: E402
+from meltem.view.proxy import Proxy, parse_locality  # noqa: E402
 
 CASES = HERE / "cases"
 
@@ -59,26 +63,47 @@ def run(case: Path) -> dict[str, dict[str, dict[str, bytes]]]:
 
 def proxy_of(document: JsonObject) -> Proxy:
     make = mesh_files.router if str_at(document, "type") == "router" else mesh_files.sidecar
-    more = {k: v for k, v in document.items() if k in ("network", "interception", "dns_capture", "service_account")}
-    return make(
+    passed = ("network", "interception", "dns_capture", "service_account", "node_name")
+    more: dict[str, object] = {k: v for k, v in document.items() if k in passed}
+    if "locality" in document:
+        more["locality"] = parse_locality(str_at(document, "locality"))
+    made = make(
         str_at(document, "name"),
         str_at(document, "namespace", default="default"),
         str_at(document, "ip", default="10.0.0.1"),
         string_map_at(document, "labels"),
         **more,
     )
+    return made if "ip6" not in document else msgspec.structs.replace(
+        made, addresses=(*made.addresses, str_at(document, "ip6"))
+    )  # fmt: skip
 
 
 def outputs(case: Path) -> Iterator[tuple[Path, str]]:
     """File and text of every output of the case."""
     only_file = case / "only"
     only = only_file.read_text().split() if only_file.exists() else list(mesh_files.TYPES)
+    picked = _words(case / "pick")
+    without = set(_words(case / "without"))
     for proxy, everything in run(case).items():
         for kind, resources in everything.items():
-            if kind not in only or not resources:
+            chosen = [n for n in sorted(resources) if not picked or any(re.search(p, n) for p in picked)]
+            if kind not in only or not chosen:
                 continue
-            bodies = [mesh_files.readable(kind, resources[n]) for n in sorted(resources)]
+            bodies = [_left(cast(Json, mesh_files.readable(kind, resources[n])), without) for n in chosen]
             yield case / f"{proxy}.{kind}.yaml", yamlio.dump(cast(Json, bodies))
+
+
+def _words(path: Path) -> list[str]:
+    return path.read_text().split() if path.exists() else []
+
+
+def _left(value: Json, without: set[str]) -> Json:
+    if isinstance(value, list):
+        return [_left(v, without) for v in value]
+    if isinstance(value, dict):
+        return {k: _left(v, without) for k, v in value.items() if k not in without}
+    return value
 
 
 def regenerate(case: Path) -> None:

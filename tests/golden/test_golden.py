@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,6 +31,8 @@ def test_output_is_as_recorded(case: Path) -> None:
 @pytest.mark.envoy
 @pytest.mark.parametrize("case", golden.cases(), ids=lambda p: p.name)
 def test_real_envoy_accepts_it(case: Path, tmp_path: Path) -> None:
+    for file in case.glob("*.pem"):  # what resources name under /etc/istio/proxy
+        shutil.copy(file, tmp_path)
     for proxy, everything in golden.run(case).items():
         config = tmp_path / f"{proxy}.json"
         config.write_text(mesh_files.bootstrap(everything, tmp_path))

@@ -17,7 +17,6 @@ import asyncio
 import json
 import re
 import socket
-import subprocess
 import sys
 from collections.abc import Awaitable, Callable, Mapping
 from pathlib import Path
@@ -81,10 +80,17 @@ class Backend:
         return web.Response(text=self.name)
 
 
+async def until(condition: Callable[[], bool], seconds: float = 5.0) -> None:
+    """Wait for something that happens soon."""
+    async with asyncio.timeout(seconds):
+        while not condition():  # noqa: ASYNC110 - nothing to wait on: it is what a server saw
+            await asyncio.sleep(0.01)
+
+
 class Running:
     """An Envoy that runs: `ports` maps the ports of its listeners to those that they really have."""
 
-    def __init__(self, process: subprocess.Popen[bytes], admin: int, ports: Mapping[int, int], log: Path) -> None:
+    def __init__(self, process: asyncio.subprocess.Process, admin: int, ports: Mapping[int, int], log: Path) -> None:
         self.process = process
         self.admin = admin
         self.ports = ports
@@ -115,8 +121,9 @@ class Rig:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         for envoy in self._envoys:
-            envoy.process.kill()
-            envoy.process.wait()
+            if envoy.process.returncode is None:
+                envoy.process.kill()
+            await envoy.process.wait()
         for backend in self._backends:
             await backend.stop()
         if self._session is not None:
@@ -172,7 +179,7 @@ class Rig:
         config.write_text(json.dumps(document))
         command = [str(ENVOY), "-c", str(config), "--disable-hot-restart", "--concurrency", "1", "-l", "warning"]
         with log.open("wb") as out:
-            process = subprocess.Popen(command, stdout=out, stderr=out)
+            process = await asyncio.create_subprocess_exec(*command, stdout=out, stderr=out)
         running = Running(process, admin, ports, log)
         self._envoys.append(running)
         await self._ready(running)
@@ -181,7 +188,7 @@ class Rig:
     async def _ready(self, envoy: Running) -> None:
         async with asyncio.timeout(15):
             while True:
-                assert envoy.process.poll() is None, envoy.log.read_text()[-3000:]
+                assert envoy.process.returncode is None, envoy.log.read_text()[-3000:]
                 try:
                     async with self.session.get(f"http://127.0.0.1:{envoy.admin}/ready") as answer:
                         if answer.status == 200:
@@ -257,7 +264,7 @@ def _secret_files(secrets: Mapping[str, JsonObject]) -> dict[str, str]:
 
 
 def _secrets_in_place(node: Json, secrets: Mapping[str, JsonObject]) -> Json:
-    """Where a secret is asked of the control plane and is given here: the secret itself, as static resources have it."""
+    """Secrets that are asked of the control plane and given here, as static resources have them."""
     if isinstance(node, list):
         return [_secrets_in_place(n, secrets) for n in node]
     if not isinstance(node, dict):

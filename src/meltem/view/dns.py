@@ -44,6 +44,7 @@ def entry(view: Outbound, service: Service) -> DnsEntry | None:
     if target.headless:
         found = {e.address for e in view.endpoints_of(target) if valid_ip(e.address)}
         addresses = tuple(sorted(found))[:MAX_ADDRESSES]
+    addresses = tuple(a for a in addresses if (view.scope.ipv6 if ":" in a else view.scope.ipv4))
     if not addresses:
         return None
     suffix = f".{service.namespace}.svc.{view.domain}"

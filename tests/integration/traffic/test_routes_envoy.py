@@ -10,14 +10,12 @@ from pathlib import Path
 import mesh_files
 import pytest
 from aiohttp import web
-from envoys import Answer, Rig, Running
+from envoys import Answer, Rig, Running, until
 from mesh_yaml import istio, service
 
 pytestmark = pytest.mark.envoy
 
-CLIENT = mesh_files.sidecar(
-    "client-1", "default", "10.0.0.9", {"app": "client", "team": "blue"}, interception="NONE"
-)
+CLIENT = mesh_files.sidecar("client-1", "default", "10.0.0.9", {"app": "client", "team": "blue"}, interception="NONE")
 RULES = istio(
     "DestinationRule",
     "reviews",
@@ -230,9 +228,7 @@ http:
 """,
         )
         assert {a.body for a in await many(rig, envoy, 20)} == {v1.name}
-        async with asyncio.timeout(5):
-            while len(v2.seen) < 20:
-                await asyncio.sleep(0.01)
+        await until(lambda: len(v2.seen) == 20)
         assert v2.seen[0].headers["host"] == "reviews"
         await many(rig, envoy, 20, path="/off")
         await many(rig, envoy, 100, path="/half")

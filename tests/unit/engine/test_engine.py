@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import sys
 from pathlib import Path
+from typing import cast
 
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
@@ -15,7 +16,7 @@ import mesh_files as files
 from meltem import envoyapi as api
 from meltem.engine import Engine
 from meltem.generate.bundle import Notice
-from meltem.objects import JsonObject
+from meltem.objects import Json, JsonObject
 from meltem.resources.parse import parse
 from meltem.view.proxy import Proxy
 
@@ -84,27 +85,95 @@ def entry(name: str, namespace: str, host: str, resolution: str) -> JsonObject:
     return istio("ServiceEntry", name, namespace, spec)
 
 
-def sidecar(name: str, namespace: str, hosts: str) -> JsonObject:
-    return istio("Sidecar", name, namespace, {"egress": [{"hosts": [hosts]}]})
+def sidecar(name: str, namespace: str, hosts: str, port: int = 0) -> JsonObject:
+    egress: list[Json] = [{"hosts": [hosts]}]
+    if port:
+        egress.append({"hosts": ["*/*"], "port": {"number": port, "name": "p", "protocol": "HTTP"}})
+    return istio("Sidecar", name, namespace, {"egress": egress})
+
+
+def gateway(name: str, namespace: str, mode: str, hosts: list[str]) -> JsonObject:
+    server: JsonObject = {"port": {"number": 80, "name": "p", "protocol": "HTTP"}, "hosts": cast(Json, hosts)}
+    if mode == "redirect":
+        server["tls"] = {"httpsRedirect": True}
+    elif mode == "TCP":
+        server["port"] = {"number": 80, "name": "p", "protocol": "TCP"}
+    elif mode:
+        server["port"] = {"number": 443, "name": "p", "protocol": "HTTPS" if mode == "SIMPLE" else "TLS"}
+        server["tls"] = {"mode": mode, "credentialName": "pair"} if mode == "SIMPLE" else {"mode": mode}
+    return istio("Gateway", name, namespace, {"selector": {"istio": "ingressgateway"}, "servers": [server]})
+
+
+def at_gateway(name: str, namespace: str, host: str, to: str, gateway_name: str) -> JsonObject:
+    routes: list[Json] = [{"destination": {"host": to}}]
+    spec: JsonObject = {"hosts": [host], "gateways": [f"blue/{gateway_name}", "mesh"], "http": [{"route": routes}]}
+    spec["tcp"] = [{"match": [{"port": 90}], "route": routes}]
+    spec["tls"] = [{"match": [{"port": 443, "sniHosts": [host]}], "route": routes}]
+    return istio("VirtualService", f"{name}-gw", namespace, spec)
+
+
+def policy(name: str, namespace: str, host: str, selected: bool, kind: str) -> JsonObject:
+    made: JsonObject = {
+        "tls": {"tls": {"mode": "SIMPLE", "credentialName": "pair"}},
+        "hash": {"loadBalancer": {"consistentHash": {"useSourceIp": True}}},
+        "locality": {
+            "outlierDetection": {"consecutive5xxErrors": 1},
+            "loadBalancer": {"localityLbSetting": {"failoverPriority": ["team", "kubernetes.io/hostname"]}},
+        },
+        "through": {"loadBalancer": {"simple": "PASSTHROUGH"}},
+    }
+    spec: JsonObject = {"host": host, "trafficPolicy": made[kind]}
+    if selected:
+        spec["workloadSelector"] = {"matchLabels": {"team": "x"}}
+    return istio("DestinationRule", f"{name}-{kind}", namespace, spec)
+
+
+def external_name(name: str, namespace: str, to: str) -> JsonObject:
+    return {
+        "apiVersion": "v1",
+        "kind": "Service",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"type": "ExternalName", "externalName": to},
+    }
+
+
+def ingress(name: str, namespace: str, host: str, to: str) -> JsonObject:
+    backend: JsonObject = {"service": {"name": to, "port": {"name": "http"}}}
+    paths: list[Json] = [{"path": "/x", "pathType": "Prefix", "backend": backend}]
+    return {
+        "apiVersion": "networking.k8s.io/v1",
+        "kind": "Ingress",
+        "metadata": {"name": name, "namespace": namespace},
+        "spec": {"ingressClassName": "istio", "rules": [{"host": host, "http": {"paths": paths}}]},
+    }
 
 
 names, spaces, small = st.sampled_from(NAMES), st.sampled_from(NAMESPACES), st.integers(1, 4)
 hosts = st.sampled_from(["a", "b.green.svc.cluster.local", "*.blue.svc.cluster.local", "ext.example.com"])
-resolutions = st.sampled_from(["DNS", "NONE", "STATIC"])
+outside = st.sampled_from(["ext.example.com", "b.example.com", "*.example.com"])
+resolutions = st.sampled_from(["DNS", "NONE", "STATIC", "DYNAMIC_DNS"])
+modes = st.sampled_from(["", "redirect", "TCP", "SIMPLE", "PASSTHROUGH", "AUTO_PASSTHROUGH"])
 objects = st.one_of(
     st.builds(service, names, spaces, st.sampled_from(["plain", "headless", "auto"]), small),
     st.builds(pod, names, spaces, st.sampled_from(["v1", "v2"]), small),
     st.builds(endpoint_slice, names, spaces, st.lists(small, max_size=3, unique=True)),
     st.builds(rule, names, spaces, hosts, st.sampled_from(["*", "."])),
     st.builds(route, names, spaces, hosts, hosts, st.sampled_from(["", "x"])),
-    st.builds(entry, names, spaces, st.sampled_from(["ext.example.com", "b.example.com"]), resolutions),
-    st.builds(sidecar, names, spaces, st.sampled_from(["*/*", "./*", "blue/*"])),
+    st.builds(entry, names, spaces, outside, resolutions),
+    st.builds(sidecar, names, spaces, st.sampled_from(["*/*", "./*", "blue/*"]), st.sampled_from([0, 80])),
+    st.builds(gateway, names, st.just("blue"), modes, st.sampled_from([["*"], ["./ext.example.com"], ["*.local"]])),
+    st.builds(at_gateway, names, spaces, st.sampled_from(["ext.example.com", "a"]), hosts, names),
+    st.builds(policy, names, spaces, hosts, st.booleans(), st.sampled_from(["tls", "hash", "locality", "through"])),
+    st.builds(external_name, names, spaces, st.sampled_from(["b.green.svc.cluster.local", "ext.example.com"])),
+    st.builds(ingress, names, spaces, st.sampled_from(["ext.example.com", "b.example.com"]), names),
 )  # fmt: skip
 events = st.tuples(objects, st.booleans())
 
+URLS = (*files.TYPES.values(), api.NAME_TABLE)
 PROXIES = (
     files.sidecar("a-1", "blue", "10.8.0.1", {"app": "a", "version": "v1", "team": "x"}),
     files.sidecar("b-2", "green", "10.8.0.2", {"app": "b", "version": "v2"}, virtual_hosts_by_delta=False),
+    files.sidecar("c-3", "green", "10.8.0.3", {"app": "c"}, dns_capture=True, node_name="n"),
     files.router("gw", "green", "10.8.0.9", {"istio": "ingressgateway"}),
 )
 
@@ -117,7 +186,7 @@ def key(obj: JsonObject) -> tuple[str, tuple[str, str, str]]:
 def versions(engine: Engine, proxy: Proxy) -> dict[tuple[str, str], str]:
     attachment = engine.bundles.attach(proxy.id, lambda _n: None)
     try:
-        return {(u, r.name): r.version for u in files.TYPES.values() for r in attachment.all(u)}
+        return {(u, r.name): r.version for u in URLS for r in attachment.all(u)}
     finally:
         attachment.close()
 
@@ -170,7 +239,7 @@ def _follow(engine: Engine, proxy: Proxy, followed: dict[str, dict[tuple[str, st
                     seen[(url, name)] = found.version
 
     attachment = engine.bundles.attach(proxy.id, notify)
-    for url in files.TYPES.values():
+    for url in URLS:
         for resource in attachment.all(url):
             seen[(url, resource.name)] = resource.version
 
