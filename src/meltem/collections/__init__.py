@@ -5,16 +5,8 @@ In: writes to `Source`s inside a transaction. Out: derived collections that are 
 scratch would give, and one notice per transaction with the net changes. No Kubernetes, no Envoy in here.
 """
 
-from meltem.collections.graph import (
-    Change,
-    Changes,
-    Collection,
-    Failure,
-    Graph,
-    Index,
-    Reader,
-    Source,
-)
+from meltem.collections.graph import Graph
 from meltem.collections.memo import Memo, TupleMemo
+from meltem.collections.nodes import Change, Changes, Collection, Failure, Index, Reader, Source
 
 __all__ = ["Change", "Changes", "Collection", "Failure", "Graph", "Index", "Memo", "Reader", "Source", "TupleMemo"]

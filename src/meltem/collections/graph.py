@@ -18,14 +18,28 @@ A collection may read only collections made before it; so the order of creation 
 that order per transaction suffices.
 """
 
-# The classes in here are one mechanism and reach into each other; nothing outside does.
+# The classes of `nodes` and this one are one mechanism and reach into each other; nothing outside does.
 # pyright: reportPrivateUsage=false
 from __future__ import annotations
 
 import heapq
-from collections.abc import Callable, Generator, Hashable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Generator, Hashable, Iterable, Mapping
 from contextlib import contextmanager
-from typing import Generic, NamedTuple, TypeVar, cast
+from typing import TypeVar, cast
+
+from meltem.collections.nodes import (
+    Changes,
+    Collection,
+    Derived,
+    Failure,
+    Index,
+    Map,
+    Product,
+    Readable,
+    Reader,
+    Source,
+    Union,
+)
 
 K = TypeVar("K", bound=Hashable)
 V = TypeVar("V")
@@ -36,435 +50,11 @@ V3 = TypeVar("V3")
 IK = TypeVar("IK", bound=Hashable)
 
 
-class Change(NamedTuple, Generic[V]):
-    """What became of one key: `old` None = added, `new` None = removed."""
-
-    old: V | None
-    new: V | None
-
-
-Changes = Mapping[K, Change[V]]
-
-_Reading = tuple["_Readable", Hashable]
-_Task = tuple["_Derived", Hashable]
-
-
-class _AllKeys:
-    """Stands for "the whole collection" in the records of what was read."""
-
-
-_ALL = _AllKeys()
-
-
-class Failure(NamedTuple):
-    """A derivation that raised: which collection, for which input key, and what."""
-
-    collection: str
-    key: Hashable
-    error: Exception
-
-
-class _Readable:
-    """Something whose keys can be read and depended upon."""
-
-    def __init__(self, graph: Graph, name: str) -> None:
-        self.graph = graph
-        self.name = name
-        self.rank = graph._register(self)
-        self._readers: dict[Hashable, dict[_Task, None]] = {}
-
-    def _wake(self, key: Hashable) -> None:
-        readers = self._readers.get(key)
-        if readers:
-            for node, task in readers:
-                node._dirty.add(task)
-                self.graph._touch(node)
-
-    def _add_reader(self, key: Hashable, task: _Task) -> None:
-        self._readers.setdefault(key, {})[task] = None
-
-    def _drop_reader(self, key: Hashable, task: _Task) -> None:
-        readers = self._readers.get(key)
-        if readers is not None:
-            readers.pop(task, None)
-            if not readers:
-                del self._readers[key]
-
-    def _settle(self) -> None:
-        """Bring this node up to date; everything of lower rank is."""
-
-    def _clear(self) -> None:
-        """Forget the changes of this transaction."""
-
-
-class Collection(_Readable, Generic[K, V]):
-    """Immutable values by key. Read-only from outside; see `Source` for the writable kind."""
-
-    def __init__(self, graph: Graph, name: str) -> None:
-        super().__init__(graph, name)
-        self._values: dict[K, V] = {}
-        self._changes: dict[K, Change[V]] = {}
-        self._indexes: list[Index[Hashable, K, V]] = []
-        self._products: list[tuple[_Pairing, bool]] = []
-        self._derivations: list[_Derived] = []
-        self._unions: list[_Readable] = []
-
-    def get(self, key: K) -> V | None:
-        return self._values.get(key)
-
-    def items(self) -> Iterable[tuple[K, V]]:
-        return self._values.items()
-
-    def values(self) -> Iterable[V]:
-        return self._values.values()
-
-    def __iter__(self) -> Iterator[K]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._values
-
-    def snapshot(self) -> dict[K, V]:
-        """A copy of the content, for comparing."""
-        return dict(self._values)
-
-    def _put(self, key: K, new: V | None) -> None:
-        old = self._values.get(key)
-        if old is new or (old is not None and new is not None and old == new):
-            return
-        if new is None:
-            del self._values[key]
-        else:
-            self._values[key] = new
-        first = self._changes.get(key)
-        before = first.old if first is not None else old
-        if before is None and new is None:
-            self._changes.pop(key, None)
-        else:
-            self._changes[key] = Change(before, new)
-
-    def _announce(self) -> None:
-        """Tell the readers, indexes and derivations what this transaction changed here."""
-        if not self._changes:
-            return
-        readers = self._readers
-        for key in self._changes:
-            if key in readers:
-                self._wake(key)
-        if _ALL in readers:
-            self._wake(_ALL)
-        for node in self._derivations:
-            node._dirty.update(self._changes)
-            self.graph._touch(node)
-        for index in self._indexes:
-            index._update(self._changes)
-        for union in self._unions:
-            self.graph._touch(union)
-        for product, left in self._products:
-            product.input_changed(left, self._changes)
-
-    def _settle(self) -> None:
-        self._announce()
-
-    def _clear(self) -> None:
-        self._changes = {}
-
-
-class Source(Collection[K, V]):
-    """A collection that is written from outside, inside `graph.transaction()`."""
-
-    def set(self, key: K, value: V) -> None:
-        self.graph._writable(self)
-        self.graph._touch(self)
-        self._put(key, value)
-
-    def delete(self, key: K) -> None:
-        self.graph._writable(self)
-        self.graph._touch(self)
-        self._put(key, None)
-
-    def replace(self, content: Mapping[K, V]) -> None:
-        """Make the content exactly this; only real differences count as changes."""
-        self.graph._writable(self)
-        self.graph._touch(self)
-        for key in [k for k in self._values if k not in content]:
-            self._put(key, None)
-        for key, value in content.items():
-            self._put(key, value)
-
-
-class Index(_Readable, Generic[IK, K, V]):
-    """Secondary keys of a collection: `lookup(ik)` gives the entries whose value has that secondary key."""
-
-    def __init__(self, graph: Graph, name: str, over: Collection[K, V], keys: Callable[[K, V], Iterable[IK]]) -> None:
-        super().__init__(graph, name)
-        self._over = over
-        self._keys = keys
-        self._entries: dict[IK, dict[K, V]] = {}
-        over._indexes.append(cast("Index[Hashable, K, V]", self))
-        self._update({k: Change(None, v) for k, v in over.items()})
-
-    def lookup(self, key: IK) -> Mapping[K, V]:
-        return self._entries.get(key, {})
-
-    def keys(self) -> Iterable[IK]:
-        return self._entries.keys()
-
-    def _update(self, changes: Changes[K, V]) -> None:
-        touched: set[IK] = set()
-        for key, change in changes.items():
-            before = set(self._keys(key, change.old)) if change.old is not None else set[IK]()
-            after = set(self._keys(key, change.new)) if change.new is not None else set[IK]()
-            for gone in before - after:
-                entries = self._entries[gone]
-                entries.pop(key, None)
-                if not entries:
-                    del self._entries[gone]
-            if change.new is not None:
-                for one in after:
-                    self._entries.setdefault(one, {})[key] = change.new
-            touched |= before | after
-        for one in touched:
-            self._wake(one)
-
-
-class Reader:
-    """What a derivation reads through; every read is remembered as a dependency of the key being computed."""
-
-    __slots__ = ("_node", "_reads")
-
-    def __init__(self, node: _Derived) -> None:
-        self._node = node
-        self._reads: set[_Reading] = set()
-
-    def get(self, collection: Collection[K, V], key: K) -> V | None:
-        self._record(collection, key)
-        return collection.get(key)
-
-    def lookup(self, index: Index[IK, K, V], key: IK) -> Mapping[K, V]:
-        self._record(index, key)
-        return index.lookup(key)
-
-    def all(self, collection: Collection[K, V]) -> Mapping[K, V]:
-        """Everything in it: the key is computed again at any change of that collection."""
-        self._record(collection, _ALL)
-        return collection._values
-
-    def _record(self, readable: _Readable, key: Hashable) -> None:
-        if readable.rank >= self._node.rank:
-            raise RuntimeError(f"{self._node.name} may not read {readable.name}, which was made after it")
-        self._reads.add((readable, key))
-
-    @property
-    def reads(self) -> set[_Reading]:
-        return self._reads
-
-
-class _Derived:
-    """What `derive` and `product` share: dirty input keys, records of reads, outputs by input key."""
-
-    rank: int
-    name: str
-
-    _dirty: set[Hashable]
-    _reads: dict[Hashable, set[_Reading]]
-    _failures: dict[tuple[str, Hashable], Failure]
-
-    def _forget_reads(self, key: Hashable, keep: set[_Reading]) -> None:
-        task: _Task = (self, key)
-        for reading in self._reads.pop(key, ()):
-            if reading not in keep:
-                reading[0]._drop_reader(reading[1], task)
-
-    def _record_reads(self, key: Hashable, reads: set[_Reading]) -> None:
-        task: _Task = (self, key)
-        for readable, read_key in reads - self._reads.get(key, set()):
-            readable._add_reader(read_key, task)
-        self._forget_reads(key, reads)
-        if reads:
-            self._reads[key] = reads
-
-
-_NOBODY = object()
-
-
-class _Rivals(Generic[V]):
-    """Several inputs that yield the same output key; `agreed` while all their values are equal."""
-
-    __slots__ = ("agreed", "offers")
-
-    def __init__(self, offers: dict[Hashable, V], *, agreed: bool) -> None:
-        self.offers = offers
-        self.agreed = agreed
-
-
-class _Derivation(Collection[K2, V2], _Derived):
-    """A derived collection: computes the outputs of dirty input keys, merges them by output key."""
-
-    def __init__(self, graph: Graph, name: str) -> None:
-        super().__init__(graph, name)
-        self._dirty = set()
-        self._reads = {}
-        self._failures = graph._failures
-        self._outputs: dict[Hashable, Mapping[K2, V2]] = {}
-        self._rivals: dict[K2, _Rivals[V2]] = {}
-        self._owner: dict[K2, Hashable] = {}
-
-    def _compute(self, reader: Reader, key: Hashable) -> Mapping[K2, V2] | None:
-        """The outputs of one input key, or None when the input is gone."""
-        raise RuntimeError("a derivation computes")
-
-    def _settle(self) -> None:
-        dirty, self._dirty = self._dirty, set()
-        for key in dirty:
-            reader = Reader(self)
-            try:
-                outputs = self._compute(reader, key)
-                self._failures.pop((self.name, key), None)
-            except Exception as error:
-                self.graph._fail(Failure(self.name, key, error))
-                outputs = {}
-            self._record_reads(key, reader.reads)
-            self._replace_outputs(key, outputs or {})
-            if outputs is None:
-                self._forget_reads(key, set())
-        self._announce()
-
-    def _replace_outputs(self, key: Hashable, outputs: Mapping[K2, V2]) -> None:
-        before = self._outputs.get(key)
-        if before is not None:
-            for out in before:
-                if out not in outputs:
-                    self._withdraw(out, key)
-        if outputs:
-            self._outputs[key] = outputs
-            for out, value in outputs.items():
-                self._offer(out, key, value)
-        elif before is not None:
-            del self._outputs[key]
-
-    def _offer(self, out: K2, key: Hashable, value: V2) -> None:
-        rivals = self._rivals.get(out)
-        if rivals is None:
-            owner = self._owner.get(out, _NOBODY)
-            if owner is _NOBODY or owner == key:
-                self._owner[out] = key
-                self._put(out, value)
-                return
-            rivals = self._rivals[out] = _Rivals({owner: self._values[out]}, agreed=True)
-        rivals.offers[key] = value
-        if rivals.agreed and value == self._values[out]:
-            return  # whoever is first, the value is the same
-        rivals.agreed = False
-        self._elect(out, rivals)
-
-    def _withdraw(self, out: K2, key: Hashable) -> None:
-        rivals = self._rivals.get(out)
-        if rivals is None:
-            self._owner.pop(out, None)
-            self._put(out, None)
-            return
-        rivals.offers.pop(key, None)
-        if not rivals.agreed:
-            self._elect(out, rivals)
-        if len(rivals.offers) == 1:
-            del self._rivals[out]
-            self._owner[out] = next(iter(rivals.offers))
-
-    def _elect(self, out: K2, rivals: _Rivals[V2]) -> None:
-        self._put(out, rivals.offers[min(rivals.offers, key=repr)])
-
-
-class _Map(_Derivation[K2, V2], Generic[K, V, K2, V2]):
-    def __init__(
-        self,
-        graph: Graph,
-        name: str,
-        over: Collection[K, V],
-        function: Callable[[Reader, K, V], Mapping[K2, V2]],
-    ) -> None:
-        super().__init__(graph, name)
-        self._over = over
-        self._function = function
-        over._derivations.append(self)
-        self._dirty.update(over)
-
-    def _compute(self, reader: Reader, key: Hashable) -> Mapping[K2, V2] | None:
-        value = self._over.get(cast(K, key))
-        return None if value is None else self._function(reader, cast(K, key), value)
-
-
-class _Union(Collection[K, V]):
-    """Several collections as one; where two have a key, the one named first wins."""
-
-    def __init__(self, graph: Graph, name: str, parts: tuple[Collection[K, V], ...]) -> None:
-        super().__init__(graph, name)
-        self._parts = parts
-        for part in parts:
-            part._unions.append(self)
-            self._take(part)
-
-    def _take(self, keys: Iterable[K]) -> None:
-        for key in keys:
-            self._put(key, next((v for p in self._parts if (v := p.get(key)) is not None), None))
-
-    def _settle(self) -> None:
-        for part in self._parts:
-            self._take(part._changes)
-        self._announce()
-
-
-class _Pairing:
-    """The part of a product that its two inputs talk to."""
-
-    def input_changed(self, is_left: bool, keys: Iterable[Hashable]) -> None:
-        raise RuntimeError("a product takes changes")
-
-
-class _Product(_Derivation[K2, V2], _Pairing):
-    """Every pair of a left and a right entry."""
-
-    def __init__(
-        self,
-        graph: Graph,
-        name: str,
-        left: Collection[Hashable, object],
-        right: Collection[Hashable, object],
-        function: Callable[[Reader, Hashable, object, Hashable, object], Mapping[K2, V2]],
-    ) -> None:
-        super().__init__(graph, name)
-        self._left = left
-        self._right = right
-        self._function = function
-        left._products.append((self, True))
-        right._products.append((self, False))
-        self.input_changed(True, left)
-
-    def input_changed(self, is_left: bool, keys: Iterable[Hashable]) -> None:
-        # Pairs with keys that the other side lost in this same transaction are dirty as well: whichever side settles
-        # last sees the changes of both.
-        other = self._right if is_left else self._left
-        others = {*other, *other._changes}
-        self.graph._touch(self)
-        if is_left:
-            self._dirty.update((lk, rk) for lk in keys for rk in others)
-        else:
-            self._dirty.update((lk, rk) for rk in keys for lk in others)
-
-    def _compute(self, reader: Reader, key: Hashable) -> Mapping[K2, V2] | None:
-        lk, rk = cast("tuple[Hashable, Hashable]", key)
-        left, right = self._left.get(lk), self._right.get(rk)
-        return None if left is None or right is None else self._function(reader, lk, left, rk, right)
-
-
 class Graph:
     """Owner of the collections: knows their order, runs transactions, tells listeners."""
 
     def __init__(self) -> None:
-        self._nodes: list[_Readable] = []
+        self._nodes: list[Readable] = []
         self._listeners: dict[
             int, list[tuple[Collection[Hashable, object], Callable[[Changes[Hashable, object]], None]]]
         ] = {}
@@ -492,7 +82,7 @@ class Graph:
         self, name: str, over: Collection[K, V], function: Callable[[Reader, K, V], Mapping[K2, V2]]
     ) -> Collection[K2, V2]:
         """`function(reader, key, value)` gives the output entries of one input entry."""
-        node = _Map(self, name, over, function)
+        node = Map(self, name, over, function)
         self._settle_new(node)
         return node
 
@@ -504,7 +94,7 @@ class Graph:
         function: Callable[[Reader, K, V, K2, V2], Mapping[K3, V3]],
     ) -> Collection[K3, V3]:
         """`function(reader, left key, left, right key, right)` gives the output entries of one pair."""
-        node = _Product[K3, V3](
+        node = Product[K3, V3](
             self,
             name,
             cast("Collection[Hashable, object]", left),
@@ -516,7 +106,7 @@ class Graph:
 
     def union(self, name: str, *parts: Collection[K, V]) -> Collection[K, V]:
         """Everything of several collections; where two have a key, the one named first wins."""
-        node = _Union(self, name, parts)
+        node = Union(self, name, parts)
         self._settle_new(node)
         return node
 
@@ -549,7 +139,7 @@ class Graph:
 
     def _commit(self) -> None:
         self._settling = True
-        settled: list[_Readable] = []
+        settled: list[Readable] = []
         try:
             while self._pending:  # what a node touches has a higher rank than it has itself
                 node = self._nodes[heapq.heappop(self._pending)]
@@ -570,7 +160,7 @@ class Graph:
         for action in self._after:
             action()
 
-    def _settle_new(self, node: _Readable) -> None:
+    def _settle_new(self, node: Readable) -> None:
         """A node made late starts with what its inputs hold now."""
         if self._depth == 0 and not self._settling:
             node._settle()
@@ -589,13 +179,13 @@ class Graph:
             for listener in self._failure_listeners:
                 listener(failure)
 
-    def _touch(self, node: _Readable | _Derived) -> None:
+    def _touch(self, node: Readable | Derived) -> None:
         """The node has work in this transaction."""
         if node.rank not in self._touched:
             self._touched.add(node.rank)
             heapq.heappush(self._pending, node.rank)
 
-    def _register(self, node: _Readable) -> int:
+    def _register(self, node: Readable) -> int:
         self._nodes.append(node)
         return len(self._nodes) - 1
 
