@@ -1,0 +1,270 @@
+"""`istioctl simulate` on a small mesh from YAML: which way calls take, which field decided, what a change would alter."""
+
+from __future__ import annotations
+
+import msgspec
+import pytest
+
+from meltem.errors import UserError
+from meltem.simulate import difference, imagined, origin, world
+from meltem.simulate.calls import read_call
+from meltem.simulate.explain import Explanation, explain
+from meltem.simulate.lines import path_of
+from meltem.simulate.targets import find_proxy, parse_key
+from meltem.simulate.world import World
+
+MESH = """
+apiVersion: v1
+kind: Service
+metadata: {name: reviews}
+spec:
+  selector: {app: reviews}
+  ports: [{name: http, port: 9080}]
+---
+apiVersion: v1
+kind: Service
+metadata: {name: db}
+spec:
+  selector: {app: db}
+  ports: [{name: tcp, port: 5432}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: reviews-v1}
+spec:
+  template: {metadata: {labels: {app: reviews, version: v1}}, spec: {containers: [{name: app}]}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: reviews-v2}
+spec:
+  template: {metadata: {labels: {app: reviews, version: v2}}, spec: {containers: [{name: app}]}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: db}
+spec:
+  template: {metadata: {labels: {app: db}}, spec: {containers: [{name: app}]}}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec:
+  template: {metadata: {labels: {app: web}}, spec: {containers: [{name: app}]}}
+"""
+ROUTING = """apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: reviews}
+spec:
+  host: reviews
+  subsets:
+  - name: v1
+    labels: {version: v1}
+  - name: v2
+    labels: {version: v2}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: reviews}
+spec:
+  hosts: [reviews]
+  http:
+  - match:
+    - headers:
+        end-user: {exact: jason}
+    route:
+    - destination: {host: reviews, subset: v2}
+  - timeout: 3s
+    route:
+    - destination: {host: reviews, subset: v1}
+      weight: 75
+    - destination: {host: reviews, subset: v2}
+      weight: 25
+"""
+STRICT = """apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: strict}
+spec: {mtls: {mode: STRICT}}
+"""
+DENY = """apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {name: nobody}
+spec:
+  selector: {matchLabels: {app: reviews}}
+"""
+GATEWAY = """apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 80, name: http, protocol: HTTP}
+    hosts: [shop.example.com]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: shop}
+spec:
+  hosts: [shop.example.com]
+  gateways: [edge]
+  http:
+  - match: [{uri: {prefix: /api}}]
+    rewrite: {uri: /}
+    route: [{destination: {host: reviews}}]
+"""
+
+
+def build(*texts: str) -> World:
+    return world.build(imagined.complete([p for i, t in enumerate(texts) for p in origin.read_text(t, f"{i}.yaml", "default")]))  # fmt: skip  # noqa: E501
+
+
+def simulate(mesh: World, pod: str, method: str, url: str, *headers: str, port: int = 0) -> Explanation:
+    return explain(mesh, find_proxy(mesh, pod, "default"), read_call(method, url, headers, port=port))
+
+
+def decided_by(found: Explanation, step: str) -> tuple[str, ...]:
+    return next(s.by for s in found.steps if s.step == step)
+
+
+def test_without_routing_rules_a_call_reaches_every_pod_of_the_service() -> None:
+    found = simulate(build(MESH), "deploy/web", "GET", "http://reviews:9080/x")
+    assert found.reaches == {"outbound|9080||reviews.default.svc.cluster.local": 100.0}
+    assert found.result == "reaches reviews.default.svc.cluster.local (2 endpoints)"
+    assert "no VirtualService is for this host: the service's own route" in decided_by(found, "Route")
+
+
+def test_a_header_picks_the_first_rule_and_its_line_is_named() -> None:
+    found = simulate(build(MESH, ROUTING), "deploy/web", "GET", "http://reviews:9080/", "end-user: jason")
+    assert [*found.reaches] == ["outbound|9080|v2|reviews.default.svc.cluster.local"]
+    assert decided_by(found, "Route") == ("VirtualService default/reviews spec.http[0].match[0] (1.yaml:19)",)
+    assert decided_by(found, "Cluster") == ("DestinationRule default/reviews spec.subsets[1] (1.yaml:9)",)
+
+
+def test_without_the_header_weights_split_the_call() -> None:
+    found = simulate(build(MESH, ROUTING), "deploy/web", "GET", "http://reviews:9080/")
+    assert sorted(found.reaches.values()) == [25.0, 75.0]
+    assert decided_by(found, "Route") == ("VirtualService default/reviews spec.http[1] (1.yaml:23)",)
+    assert "timeout 3s" in next(s.details for s in found.steps if s.step == "Route")
+
+
+@pytest.mark.parametrize("host", ["reviews", "reviews.default", "reviews.default.svc", "reviews.default.svc.cluster.local"])
+def test_every_name_that_cluster_dns_knows_means_the_service(host: str) -> None:
+    assert simulate(build(MESH), "deploy/web", "GET", f"http://{host}:9080/").result.startswith("reaches reviews")
+
+
+def test_tcp_goes_to_the_services_cluster() -> None:
+    found = simulate(build(MESH), "deploy/web", "TCP", "db:5432")
+    assert [*found.reaches] == ["outbound|5432||db.default.svc.cluster.local"]
+
+
+def test_what_the_mesh_does_not_know_passes_by() -> None:
+    found = simulate(build(MESH), "deploy/web", "GET", "http://www.example.com/")
+    assert [*found.reaches] == ["PassthroughCluster"]
+
+
+def test_tls_to_a_plain_http_port_is_told_apart() -> None:
+    assert simulate(build(MESH), "deploy/web", "GET", "https://reviews:9080/").result == (
+        "the listener expects HTTP and gets TLS"
+    )
+
+
+def test_the_servers_side_names_the_policy_that_decided() -> None:
+    found = simulate(build(MESH, STRICT), "deploy/web", "GET", "http://reviews:9080/")
+    assert decided_by(found, "At the server") == ("PeerAuthentication default/strict spec.mtls (1.yaml:4)",)
+    assert found.status == 0
+
+
+def test_a_call_that_a_policy_denies_is_a_403() -> None:
+    found = simulate(build(MESH, DENY), "deploy/web", "GET", "http://reviews:9080/")
+    assert found.status == 403
+    assert "denies it" in found.result
+
+
+def test_a_gateways_service_port_leads_to_its_own_port() -> None:
+    mesh = build(MESH, GATEWAY)
+    gateway = "deploy/istio-ingressgateway.istio-system"
+    found = simulate(mesh, gateway, "GET", "http://shop.example.com/api/x", port=80)
+    assert [*found.reaches] == ["outbound|9080||reviews.default.svc.cluster.local"]
+    assert decided_by(found, "Listener") == ("Gateway default/edge spec.servers[0] (1.yaml:7)",)
+    assert simulate(mesh, gateway, "GET", "http://shop.example.com/", port=80).status == 404
+    assert simulate(mesh, gateway, "GET", "http://other.example.com/", port=80).status == 404
+    assert "listens on no port 99" in simulate(mesh, gateway, "GET", "http://a/", port=99).result
+
+
+class TestDifference:
+    def compare(self, before: str, change: str, *calls: str) -> difference.Difference:
+        old = [p for t in (MESH, before) if t for p in origin.read_text(t, "a.yaml", "default")]
+        after, said = difference.changed_objects(old, origin.read_text(change, "change.yaml", "default"))
+        one, other = world.build(imagined.complete(old)), world.build(imagined.complete(after))
+        asked = [(find_proxy(one, "deploy/web", "default"), read_call("GET", c)) for c in calls]
+        return difference.compare(one, other, said, asked)
+
+    def test_it_shows_what_each_proxy_would_get(self) -> None:
+        found = self.compare("", ROUTING)
+        web = next(p for p in found.proxies if p.proxy == "web-0.default")
+        assert web.types["clusters"].added == (
+            "outbound|9080|v1|reviews.default.svc.cluster.local",
+            "outbound|9080|v2|reviews.default.svc.cluster.local",
+        )
+        assert web.types["virtualHosts"].changed == ("9080/reviews.default.svc.cluster.local:9080",)
+        assert found.objects == {"created": ["DestinationRule default/reviews", "VirtualService default/reviews"]}
+
+    def test_it_shows_which_calls_would_go_elsewhere(self) -> None:
+        found = self.compare(ROUTING, ROUTING.replace("weight: 75", "weight: 50"), "http://reviews:9080/", "http://db/")
+        assert [c.after.call for c in found.calls] == ["GET http://reviews:9080/"]
+        assert found.unaffected_calls == 1
+        assert found.objects["unchanged"] == ["DestinationRule default/reviews"]
+
+    def test_a_change_that_changes_nothing_is_empty(self) -> None:
+        found = self.compare(ROUTING, ROUTING, "http://reviews:9080/")
+        assert found.empty
+        assert found.unaffected_proxies == 4
+
+    def test_a_change_that_cannot_be_read_is_a_problem_of_its_own(self) -> None:
+        found = self.compare("", ROUTING.replace("weight: 75", "weight: many"))
+        assert any("weight" in p for p in found.problems)
+
+    def test_it_has_a_json_form(self) -> None:
+        assert "proxies" in msgspec.to_builtins(self.compare("", ROUTING))
+
+
+class TestWhatPeopleType:
+    @pytest.mark.parametrize(
+        ("method", "url", "text"),
+        [
+            ("GET", "reviews:9080/x", "GET http://reviews:9080/x"),
+            ("tcp", "db:5432", "TCP db:5432"),
+            ("GET", "https://a/", "GET https://a/"),
+            ("POST", "http://[::1]:8080", "POST http://[::1]:8080/"),
+        ],
+    )
+    def test_calls_are_read(self, method: str, url: str, text: str) -> None:
+        assert read_call(method, url).text == text
+
+    @pytest.mark.parametrize(
+        ("method", "url", "header", "what"),
+        [
+            ("GET", "http://", "", "names no host"),
+            ("TCP", "db", "", "has no port"),
+            ("GET", "ftp://a/", "", "is no scheme"),
+            ("GET", "http://a:x/", "", "is no URL"),
+            ("GET", "http://a/", "nocolon", "is not a header"),
+            ("GET", "http://a/", "b d: c", "is no name of a header"),
+        ],
+    )
+    def test_mistakes_are_told(self, method: str, url: str, header: str, what: str) -> None:
+        with pytest.raises(UserError, match=what):
+            read_call(method, url, [header] if header else [])
+
+    def test_pods_that_are_not_there_are_told(self) -> None:
+        with pytest.raises(UserError, match="pod default/nobody does not exist"):
+            find_proxy(build(MESH), "nobody", "default")
+        with pytest.raises(UserError, match="is not a kind that has pods"):
+            find_proxy(build(MESH), "secret/x", "default")
+
+    def test_objects_are_named_by_kind_plural_or_short_name(self) -> None:
+        assert parse_key("vs/reviews", "default") == ("VirtualService", "default", "reviews")
+        assert parse_key("destinationrules/a.b", "default") == ("DestinationRule", "b", "a")
+
+    def test_field_paths_become_steps(self) -> None:
+        assert path_of("spec.http[0].match[1].headers['a.b']") == ("spec", "http", 0, "match", 1, "headers", "a.b")
