@@ -31,7 +31,13 @@ def precheck(
 ) -> int:
     async def run() -> list[Finding]:
         async with settings.connect() as client:
-            return await check(client, settings.istio_namespace, control_plane=not skip_controlplane)
+            return await check(
+                client,
+                settings.istio_namespace,
+                control_plane=not skip_controlplane,
+                revision=revision,
+                from_version=from_version,
+            )
 
     findings = [f for f in run_async(run()) if _LEVELS.index(f.level) >= _LEVELS.index(output_threshold)]
     if output != "log":

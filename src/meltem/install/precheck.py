@@ -9,14 +9,17 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from meltem import __version__
 from meltem.errors import ApiError, NotFound, Unreachable, UserError
 from meltem.install.discover import server_version
+from meltem.install.render import VERSION_LABEL
 from meltem.kube.client import KubeClient
 from meltem.kube.resource_types import DEPLOYMENTS, NAMESPACES
 from meltem.objects import JsonObject, bool_at, labels_of, str_at
 
 MINIMUM_MINOR = 30
 _VERSION = re.compile(r"v?(\d+)\.(\d+)")
+_RELEASE = re.compile(r"v?(\d+)\.(\d+)")
 _NEEDED: tuple[tuple[str, str, bool], ...] = (
     ("", "namespaces", False),
     ("rbac.authorization.k8s.io", "clusterroles", False),
@@ -45,8 +48,11 @@ class Finding:
     message: str
 
 
-async def precheck(client: KubeClient, namespace: str, *, control_plane: bool = True) -> list[Finding]:
-    """Raises UserError where the cluster does not answer: then nothing else can be known."""
+async def precheck(
+    client: KubeClient, namespace: str, *, control_plane: bool = True, revision: str = "", from_version: str = ""
+) -> list[Finding]:
+    """`revision` is the one to be installed or upgraded, `from_version` the version there (read from the cluster
+    where it is not given). Raises UserError where the cluster does not answer: then nothing else can be known."""
     try:
         version = await server_version(client)
     except Unreachable as error:
@@ -57,6 +63,7 @@ async def precheck(client: KubeClient, namespace: str, *, control_plane: bool = 
     if control_plane:
         out += await permissions(client, namespace)
         out += await _leftovers(client, namespace)
+        out += await _upgrade(client, namespace, revision, from_version)
     out += await _gateway_api(client)
     return out
 
@@ -117,6 +124,33 @@ async def _leftovers(client: KubeClient, namespace: str) -> list[Finding]:
                 )
     except ApiError:
         return out
+    return out
+
+
+async def _upgrade(client: KubeClient, namespace: str, revision: str, from_version: str) -> list[Finding]:
+    """What is there of the revision, and whether one step leads from its version to ours."""
+    name = f"istiod-{revision}" if revision and revision != "default" else "istiod"
+    where = f"Deployment {namespace}/{name}"
+    try:
+        found = await client.get(DEPLOYMENTS, name, namespace)
+    except ApiError:
+        found = {}
+    there = from_version or labels_of(found).get(VERSION_LABEL, "")
+    out: list[Finding] = []
+    if revision and found:
+        message = f'Revision "{revision}" is installed already; installing it again upgrades it in place.'
+        out.append(Finding("MEL0001", "Info", where, message))
+    before, now = _RELEASE.match(there), _RELEASE.match(__version__)
+    if there and before is None:
+        out.append(Finding("MEL0002", "Warning", where, f'"{there}" cannot be read as a version such as 1.2.'))
+    elif before is not None and now is not None:
+        (old_major, old_minor), (major, minor) = ((int(m[1]), int(m[2])) for m in (before, now))
+        if (old_major, old_minor) > (major, minor):
+            message = f"Version {there} is newer than {__version__}, which this istioctl installs: that is a downgrade."
+            out.append(Finding("MEL0002", "Warning", where, message))
+        elif old_major == major and minor - old_minor > 2:
+            message = f"From {there} to {__version__} is more than two minor versions: upgrade in steps."
+            out.append(Finding("MEL0002", "Warning", where, message))
     return out
 
 

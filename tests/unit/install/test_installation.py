@@ -74,7 +74,7 @@ spec:
     assert str_at(container, "args", 0) == "changed"
 
 
-@pytest.mark.parametrize("profile", [p for p in profile_names() if p != "openshift"])
+@pytest.mark.parametrize("profile", profile_names())
 def test_every_profile_renders(profile: str) -> None:
     assert (("Deployment", "istiod") in objects(f"profile={profile}")) == (
         profile not in ("empty", "remote", "external")
