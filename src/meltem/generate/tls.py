@@ -15,6 +15,7 @@ from meltem import envoyapi as api
 from meltem.graph.credentials import CA_SUFFIX, CONFIG_MAP, secret_name
 from meltem.resources import networking
 
+SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
 SDS_DIRECTORY = "/etc/istio/proxy"
 WORKLOAD_CERTIFICATE = "default"
 ROOT_CERTIFICATE = "ROOTCA"
@@ -167,7 +168,7 @@ def client(
             )
         if not settings.insecure_skip_verify:
             if settings.ca_certificates == "system" or not settings.ca_certificates:
-                validation.system_root_certs.SetInParent()
+                validation.trusted_ca.filename = SYSTEM_ROOTS  # Envoy takes no notice of `system_root_certs`
             else:
                 validation.trusted_ca.filename = settings.ca_certificates
             common.validation_context.CopyFrom(validation)
