@@ -151,3 +151,14 @@ def to_gateway(ingress: core.Ingress, settings: IngressSettings) -> networking.G
         ),
         spec=networking.GatewaySpec(selector={"istio": selector}, servers=(http, *https)),
     )
+
+
+def status_addresses(service: core.Service | None) -> tuple[tuple[str, str], ...]:
+    """(ip, hostname) pairs for the status of Ingresses: how the gateway's Service is reached from outside.
+    One of the two is empty; IPs come first, each once."""
+    if service is None:
+        return ()
+    given = service.status.load_balancer.ingress
+    ips = dict.fromkeys((*(i.ip for i in given if i.ip), *service.spec.external_ips))
+    names = dict.fromkeys(i.hostname for i in given if i.hostname and not i.ip)
+    return (*((ip, "") for ip in ips), *(("", name) for name in names))
