@@ -11,7 +11,6 @@ import functools
 import ipaddress
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import TypeVar
-from urllib.parse import unquote_plus
 
 import msgspec
 import re2
@@ -53,10 +52,13 @@ class Request(msgspec.Struct, frozen=True, kw_only=True):
     def bare_path(self) -> str:
         return self.path.partition("#")[0].partition("?")[0]
 
+    def values(self, name: str) -> list[str]:
+        """Every value of a header; Envoy matches each by itself."""
+        return [v for k, v in self.all_headers() if k == name.lower()]
+
     def header(self, name: str) -> str | None:
-        """All values joined by commas, as Envoy matches them; None when there is none."""
-        found = [v for k, v in self.all_headers() if k == name.lower()]
-        return ",".join(found) if found else None
+        """The first value; None when there is none."""
+        return next(iter(self.values(name)), None)
 
     def all_headers(self) -> tuple[tuple[str, str], ...]:
         pseudo = (
@@ -293,16 +295,16 @@ def string_matches(matcher: api.string_matcher.StringMatcher, text: str) -> bool
 
 
 def header_matches(matcher: R.HeaderMatcher, request: Request) -> bool:
-    value = request.header(matcher.name)
+    values = request.values(matcher.name)
     kind = matcher.WhichOneof("header_match_specifier")
-    if value is None and matcher.treat_missing_header_as_empty:
-        value = ""
+    if not values and matcher.treat_missing_header_as_empty:
+        values = [""]
     if kind in (None, "present_match"):
         wanted = matcher.present_match if kind else True
-        return ((value is not None) == wanted) != matcher.invert_match
-    if value is None:
+        return (bool(values) == wanted) != matcher.invert_match
+    if not values:
         return False  # also inverted: what is not there has no value to differ
-    return _header_value_matches(matcher, kind, value) != matcher.invert_match
+    return any(_header_value_matches(matcher, kind, v) for v in values) != matcher.invert_match
 
 
 def _header_value_matches(matcher: R.HeaderMatcher, kind: str | None, value: str) -> bool:
@@ -341,11 +343,11 @@ def _queries_match(match: R.RouteMatch, request: Request) -> bool:
 
 
 def query_of(path: str) -> Mapping[str, str]:
-    """The first value of each parameter."""
+    """The first value of each parameter, as it stands: Envoy decodes nothing to match routes."""
     found: dict[str, str] = {}
     for pair in filter(None, path.partition("#")[0].partition("?")[2].split("&")):
         key, _, value = pair.partition("=")
-        found.setdefault(unquote_plus(key), unquote_plus(value))
+        found.setdefault(key, value)
     return found
 
 

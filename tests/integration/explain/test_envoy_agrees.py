@@ -43,10 +43,16 @@ MATCHES: list[Json] = [
     {"prefix": "/", "headers": [{"name": "x", "string_match": {"prefix": "AB", "ignore_case": True}}]},
     {"prefix": "/", "headers": [{"name": "x", "string_match": {"safe_regex": {"regex": "a.*c"}}}]},
     {"prefix": "/", "headers": [{"name": "x", "string_match": {"exact": "a,b"}}]},
+    {"prefix": "/", "headers": [{"name": "x", "string_match": {"exact": "a, b"}}]},
+    {"prefix": "/", "headers": [{"name": "x", "string_match": {"exact": "a"}}]},
+    {"prefix": "/", "headers": [{"name": "x", "string_match": {"exact": "b"}}]},
+    {"prefix": "/", "headers": [{"name": "x", "string_match": {"suffix": "b"}}]},
+    {"prefix": "/", "headers": [{"name": "x", "string_match": {"exact": "b"}, "invert_match": True}]},
     {"prefix": "/", "headers": [{"name": "x", "range_match": {"start": 1, "end": 5}}]},
     {"prefix": "/", "headers": [{"name": ":method", "string_match": {"exact": "POST"}}]},
     {"prefix": "/", "headers": [{"name": ":path", "string_match": {"contains": "q="}}]},
     {"prefix": "/", "query_parameters": [{"name": "q", "string_match": {"exact": "a b"}}]},
+    {"prefix": "/", "query_parameters": [{"name": "q", "string_match": {"exact": "a%20b"}}]},
     {"prefix": "/", "query_parameters": [{"name": "q", "present_match": True}]},
 ]
 REQUESTS: list[tuple[str, str, list[tuple[str, str]]]] = [
@@ -152,9 +158,7 @@ def direct(name: str, match: Json) -> Json:
 
 
 def ours(one: api.listener.Listener, method: str, path: str, host: str, headers: list[tuple[str, str]]) -> str:
-    request = Request(
-        method=method, path=path, authority=host, headers=tuple((k.lower(), v) for k, v in headers)
-    )
+    request = Request(method=method, path=path, authority=host, headers=tuple((k.lower(), v) for k, v in headers))
     found = at_listener(Configuration({}), one, Call(address="127.0.0.1", port=1, request=request))
     return found.route.direct_response.body.inline_string if found.route is not None else ""
 
@@ -172,13 +176,11 @@ async def test_routes_are_matched_as_envoy_matches_them(tmp_path: Path) -> None:
                 real = await ask(port, method, path, f"h{i}", headers)
                 if ours(one, method, path, f"h{i}", headers) != real:
                     wrong.append((match, method, path, headers, f"Envoy: {real}"))
-    assert wrong == []
+    assert not wrong, "\n".join(map(str, wrong))
 
 
 async def test_virtual_hosts_are_found_as_envoy_finds_them(tmp_path: Path) -> None:
-    hosts: list[Json] = [
-        {"name": d, "domains": [d], "routes": [direct(d, {"prefix": "/"})]} for d in DOMAINS
-    ]
+    hosts: list[Json] = [{"name": d, "domains": [d], "routes": [direct(d, {"prefix": "/"})]} for d in DOMAINS]
     one = listener(manager(hosts))
     async with envoy(one, tmp_path) as port:
         real = {h: await ask(port, "GET", "/", h, []) for h in HOSTS}

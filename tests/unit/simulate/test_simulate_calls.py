@@ -147,7 +147,9 @@ def test_without_the_header_weights_split_the_call() -> None:
     assert "timeout 3s" in next(s.details for s in found.steps if s.step == "Route")
 
 
-@pytest.mark.parametrize("host", ["reviews", "reviews.default", "reviews.default.svc", "reviews.default.svc.cluster.local"])
+@pytest.mark.parametrize(
+    "host", ["reviews", "reviews.default", "reviews.default.svc", "reviews.default.svc.cluster.local"]
+)
 def test_every_name_that_cluster_dns_knows_means_the_service(host: str) -> None:
     assert simulate(build(MESH), "deploy/web", "GET", f"http://{host}:9080/").result.startswith("reaches reviews")
 

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from meltem.objects import Json, JsonObject, object_at, objects_at, str_at
 
 _ADMIN = "type.googleapis.com/envoy.admin.v3."
-_VERBATIM = frozenset({"filter_metadata", "typed_filter_metadata", "typed_per_filter_config", "fields", "metadata"})
+_VERBATIM = frozenset({"filter_metadata", "typed_filter_metadata", "fields"})
 """Below these, keys are data and not fields."""
 
 
@@ -75,7 +75,14 @@ def camel(value: Json) -> Json:
         return [camel(v) for v in value]
     if not isinstance(value, dict):
         return value
-    return {_camel(k): v if k in _VERBATIM else camel(v) for k, v in value.items()}
+    return {_camel(k): v if _is_data(k, v) else camel(v) for k, v in value.items()}
+
+
+def _is_data(key: str, value: Json) -> bool:
+    """Whether the keys below are people's own. A node's metadata is; a resource's holds Envoy's two fields."""
+    if key == "metadata" and isinstance(value, dict):
+        return not value.keys() <= _VERBATIM
+    return key in _VERBATIM
 
 
 def _camel(name: str) -> str:

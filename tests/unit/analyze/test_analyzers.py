@@ -1,0 +1,116 @@
+"""Every analyzer: YAML that has the fault, and the codes that are told of it."""
+
+from __future__ import annotations
+
+import pytest
+
+from meltem.analyze.analyzers import ANALYZERS
+from meltem.analyze.context import Context
+from meltem.analyze.messages import CODES, Message, Suppression
+from meltem.analyze.run import run
+from meltem.simulate import imagined, origin, world
+
+N, S, V = "networking.istio.io/v1", "security.istio.io/v1", "v1"
+WEB = """
+apiVersion: v1
+kind: Namespace
+metadata: {name: default, labels: {istio-injection: enabled}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: web}
+spec: {selector: {app: web}, ports: [{name: http, port: 80}]}
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: web}
+spec: {template: {metadata: {labels: {app: web, version: v1}}, spec: {containers: [{name: app}]}}}
+---
+"""
+
+
+def analyzed(text: str, *suppressions: Suppression) -> list[Message]:
+    placed = origin.read_text(WEB + text, "mesh.yaml", "default")
+    mesh = world.build(imagined.complete(placed, gateways=False))
+    mine = {world.key_of(p.obj) for p in placed}
+    return run(Context(mesh, "istio-system", lambda p: world.key_of(p.obj) in mine), suppressions=suppressions)
+
+
+def thing(kind: str, spec: str, name: str = "x", api: str = N, meta: str = "") -> str:
+    return f"apiVersion: {api}\nkind: {kind}\nmetadata: {{name: {name}{meta}}}\nspec: {spec}\n---\n"
+
+
+CASES: dict[str, str] = {
+    "IST0002": thing("VirtualService", "{hosts: [web], http: [{fault: {delay: {percent: 5, fixedDelay: 1s}}, route: [{destination: {host: web}}]}]}"),
+    "IST0101": thing("VirtualService", "{hosts: [web], http: [{route: [{destination: {host: nobody}}]}]}"),
+    "IST0102": "apiVersion: v1\nkind: Namespace\nmetadata: {name: bare}\n",
+    "IST0103": thing("Pod", "{containers: [{name: app}]}", api=V),
+    "IST0106": thing("VirtualService", "{hosts: [web], http: [{route: [{destination: {host: web}, weight: -1}]}]}"),
+    "IST0107": thing("Service", "{ports: [{name: http, port: 80}]}", api=V, meta=", annotations: {sidecar.istio.io/proxyCPU: '1'}"),
+    "IST0108": thing("Service", "{ports: [{name: http, port: 80}]}", api=V, meta=", annotations: {sidecar.istio.io/wrong: '1'}"),
+    "IST0109": thing("VirtualService", "{hosts: [web], http: [{route: [{destination: {host: web}}]}]}", "a")
+    + thing("VirtualService", "{hosts: [web.default.svc.cluster.local], http: [{route: [{destination: {host: web}}]}]}", "b"),
+    "IST0110": thing("Sidecar", "{workloadSelector: {labels: {app: web}}}", "a")
+    + thing("Sidecar", "{workloadSelector: {labels: {version: v1}}}", "b"),
+    "IST0111": thing("Sidecar", "{egress: [{hosts: ['./*']}]}", "a") + thing("Sidecar", "{egress: [{hosts: ['./*']}]}", "b"),
+    "IST0112": thing("Service", "{ports: [{name: http, port: 80}, {name: http-b, port: 81}]}", "two", V)
+    + thing("VirtualService", "{hosts: [two], http: [{route: [{destination: {host: two}}]}]}"),
+    "IST0116": thing("Service", "{selector: {app: web}, ports: [{name: tcp, port: 80}]}", "other", V),
+    "IST0118": thing("Service", "{ports: [{name: stuff, port: 80}]}", "odd", V),
+    "IST0123": "apiVersion: v1\nkind: Namespace\nmetadata: {name: both, labels: {istio-injection: enabled, istio.io/rev: x}}\n",
+    "IST0127": thing("AuthorizationPolicy", "{selector: {matchLabels: {app: nobody}}}", api=S),
+    "IST0128": thing("DestinationRule", "{host: web, trafficPolicy: {tls: {mode: SIMPLE}}}"),
+    "IST0129": thing("DestinationRule", "{host: web, trafficPolicy: {portLevelSettings: [{port: {number: 80}, tls: {mode: SIMPLE}}]}}"),
+    "IST0130": thing("VirtualService", "{hosts: [web], http: [{route: [{destination: {host: web}}]}, {route: [{destination: {host: web}}]}]}"),
+    "IST0131": thing("VirtualService", "{hosts: [web], http: [{match: [{uri: {exact: /a}}], route: [{destination: {host: web}}]}, {match: [{uri: {exact: /a}}, {uri: {exact: /b}}], route: [{destination: {host: web}}]}]}"),
+    "IST0132": thing("Gateway", "{selector: {app: web}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [a.com]}]}", "g")
+    + thing("VirtualService", "{hosts: [b.com], gateways: [g], http: [{route: [{destination: {host: web}}]}]}"),
+    "IST0134": thing("ServiceEntry", "{hosts: [a.com], ports: [{number: 5432, name: tcp, protocol: TCP}]}"),
+    "IST0137": thing("Service", "{selector: {app: web}, ports: [{name: http, port: 90, targetPort: 80}]}", "other", V),
+    "IST0144": thing("Pod", "{containers: [{name: app, securityContext: {runAsUser: 1337}}]}", api=V),
+    "IST0145": "".join(thing("Gateway", "{selector: {app: web}, servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]}", n) for n in "ab"),
+    "IST0150": thing("Service", "{type: ExternalName, externalName: a.com, ports: [{name: stuff, port: 80}]}", "odd", V),
+    "IST0151": thing("EnvoyFilter", "{configPatches: [{applyTo: HTTP_FILTER, patch: {operation: INSERT_BEFORE, value: {name: a}}}]}", api="networking.istio.io/v1alpha3"),
+    "IST0152": thing("EnvoyFilter", "{configPatches: [{applyTo: CLUSTER, patch: {operation: REPLACE}}]}", api="networking.istio.io/v1alpha3"),
+    "IST0153": thing("EnvoyFilter", "{configPatches: [{applyTo: ROUTE_CONFIGURATION, patch: {operation: ADD}}]}", api="networking.istio.io/v1alpha3"),
+    "IST0154": thing("EnvoyFilter", "{configPatches: [{applyTo: HTTP_ROUTE, patch: {operation: REMOVE}}]}", api="networking.istio.io/v1alpha3"),
+    "IST0162": thing("Gateway", "{selector: {app: web}, servers: [{port: {number: 8443, name: http, protocol: HTTP}, hosts: ['*']}]}"),
+    "IST0173": thing("DestinationRule", "{host: web, subsets: [{name: v9, labels: {version: v9}}]}"),
+    "IST0174": thing("DestinationRule", "{host: nobody}"),
+    "IST0177": thing("ServiceEntry", "{hosts: [a.com], resolution: DNS, ports: [{number: 80, name: http, protocol: HTTP}]}", "a")
+    + thing("ServiceEntry", "{hosts: [a.com], resolution: DNS, ports: [{number: 80, name: tls, protocol: TLS}]}", "b"),
+}  # fmt: skip
+
+
+def test_a_healthy_mesh_has_no_finding() -> None:
+    assert analyzed("") == []
+
+
+@pytest.mark.parametrize("code", CASES)
+def test_the_fault_is_found(code: str) -> None:
+    found = analyzed(CASES[code])
+    assert code in {m.code for m in found}, [str(m) for m in found]
+    assert not [m for m in found if m.code == "IST0001"]
+
+
+def test_findings_name_the_line_of_the_field() -> None:
+    found = next(m for m in analyzed(CASES["IST0101"]) if m.code == "IST0101")
+    assert found.place == "mesh.yaml:19"
+    assert str(found).startswith(
+        "Error [IST0101] (VirtualService default/x mesh.yaml:19) Referenced host not found: nobody"
+    )
+
+
+def test_findings_can_be_suppressed_by_flag_and_by_annotation() -> None:
+    assert "IST0174" not in {
+        m.code for m in analyzed(CASES["IST0174"], Suppression("IST0174", "DestinationRule *.default"))
+    }
+    quiet = CASES["IST0174"].replace(
+        "{name: x}", "{name: x, annotations: {galley.istio.io/analyze-suppress: 'IST017*'}}"
+    )
+    assert "IST0174" not in {m.code for m in analyzed(quiet)}
+
+
+def test_every_code_has_a_name_and_a_level() -> None:
+    assert all(name and level is not None for name, level in CODES.values())
+    assert all(what for _, what in ANALYZERS.values())
