@@ -14,7 +14,7 @@ from pathlib import Path
 from meltem import yamlio
 from meltem.errors import UserError
 from meltem.install.paths import parse_value, set_at
-from meltem.objects import Json, JsonObject, copy_object, ensure_object, object_at, objects_at, str_at
+from meltem.objects import Json, JsonObject, bool_at, copy_object, ensure_object, object_at, objects_at, str_at
 
 API_VERSION = "install.istio.io/v1alpha1"
 KIND = "IstioOperator"
@@ -235,6 +235,8 @@ def _check(spec: JsonObject) -> None:
             where="revision",
             remedy="Lower-case letters, digits and -; 1-28-0, not 1.28.0.",
         )
+    if bool_at(spec, "components", "ztunnel", "enabled"):
+        raise UserError("is not there: this mesh works with sidecars only", where="components.ztunnel")
     for kind in ("ingressGateways", "egressGateways"):
         for gateway in objects_at(spec, "components", kind):
             if not str_at(gateway, "name"):
