@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import json
 import os
+import random
 import socket
 import sys
 from collections.abc import Callable
@@ -78,9 +79,12 @@ class Served:
 
 
 def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return probe.getsockname()[1]
+    """A free port below those that the kernel gives to outgoing connections, which could take it meanwhile."""
+    while True:
+        port = random.randrange(15_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class Envoy:
@@ -144,7 +148,7 @@ class Envoy:
             return answer.status, await answer.text()
 
 
-async def eventually(check: Callable[[], object], seconds: float = 15.0) -> object:
+async def eventually(check: Callable[[], object], seconds: float = 40.0) -> object:
     """`check` (plain or async) until it gives something true and does not raise."""
     end = asyncio.get_running_loop().time() + seconds
     last: Exception | None = None
