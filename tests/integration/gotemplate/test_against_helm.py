@@ -63,7 +63,8 @@ def helm(chart: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
 def test_cases_render_as_helm_renders_them(tmp_path: Path) -> None:
     # Each template is one ConfigMap whose value is the rendered text as a JSON string, so helm's own YAML handling of
     # the manifest cannot hide a difference in white space.
-    wrap = '{{{{- define "case{0}" }}}}\u0001{1}\u0001{{{{ end -}}}}\nkind: X\nout: {{{{ include "case{0}" . | toJson }}}}\n'
+    define = '{{{{- define "case{0}" }}}}\u0001{1}\u0001{{{{ end -}}}}\n'
+    wrap = define + 'kind: X\nout: {{{{ include "case{0}" . | toJson }}}}\n'
     templates: dict[str, str] = {}
     for number, case in enumerate(CASES.lines()):
         inner = [part for part in ("{{ define", "{{ block") if part in case]
@@ -78,7 +79,8 @@ def test_cases_render_as_helm_renders_them(tmp_path: Path) -> None:
         name, _, text = part.partition("\n")
         theirs[name] = text.strip("\n")
     different = [
-        f"{name}\n  template {templates[name.rpartition('/')[2]]!r}\n  helm {theirs.get(name)!r}\n  ours {text.strip(chr(10))!r}"
+        f"{name}\n  template {templates[name.rpartition('/')[2]]!r}\n  helm {theirs.get(name)!r}\n"
+        f"  ours {text.strip(chr(10))!r}"
         for name, text in sorted(ours.items())
         if text.strip("\n") != theirs.get(name)
     ]

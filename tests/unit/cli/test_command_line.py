@@ -45,7 +45,10 @@ def test_global_flags_stand_before_or_after_the_verb(
 
 
 def test_help_imports_no_verb() -> None:
-    program = "import sys; from meltem.cli.main import run; run(['--help']); print([m for m in sys.modules if m.startswith(('meltem.', 'aiohttp', 'yaml'))], file=sys.stderr)"
+    program = (
+        "import sys; from meltem.cli.main import run; run(['--help']); "
+        "print([m for m in sys.modules if m.startswith(('meltem.', 'aiohttp', 'yaml'))], file=sys.stderr)"
+    )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "['meltem.cli', 'meltem.cli.base', 'meltem.cli.main']"
     assert cli.name == "istioctl"
