@@ -16,13 +16,14 @@ from meltem.view.views import Views
 
 
 class Engine:
-    """One mesh."""
+    """One mesh. `scope_gateways`: gateway proxies follow only Gateways of their own namespace
+    (PILOT_SCOPE_GATEWAY_TO_NAMESPACE)."""
 
-    def __init__(self, cluster_domain: str = "cluster.local") -> None:
+    def __init__(self, cluster_domain: str = "cluster.local", *, scope_gateways: bool = False) -> None:
         self.graph = Graph()
         self.inputs = Inputs(self.graph)
         self.mesh = Mesh(self.graph, self.inputs, cluster_domain)
-        self.views = Views(self.graph, self.mesh)
+        self.views = Views(self.graph, self.mesh, scope_gateways=scope_gateways)
         self.resources = Resources(self.mesh, self.views)
 
     @property

@@ -161,6 +161,7 @@ class GatewayViews:
             f"{ns}/{name}"
             for (ns, name), gateway in reader.all(self.gateways).items()
             if labels_match(tuple(gateway.spec.selector.items()), labels)
+            and (not self.views.scope_gateways or ns == proxy.namespace)
         )
         ports, udp = self._ports(reader, proxy, workload, labels)
         return {proxy_id: GatewayKey(scope, tuple(selecting), ports, proxy.unprivileged, udp)}

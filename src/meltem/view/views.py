@@ -78,9 +78,10 @@ class InboundKey(msgspec.Struct, frozen=True):
 class Views:
     """All per-class collections. `proxies` is the source that istiod writes connected proxies to."""
 
-    def __init__(self, graph: Graph, mesh: Mesh) -> None:
+    def __init__(self, graph: Graph, mesh: Mesh, *, scope_gateways: bool = False) -> None:
         self.graph = graph
         self.mesh = mesh
+        self.scope_gateways = scope_gateways
         self.proxies: Source[str, Proxy] = graph.source("proxies")
         self.options: Collection[str, MeshOptions] = graph.derive(
             "mesh options", mesh.inputs.mesh_config, lambda _r, k, c: {k: mesh_options(c)}

@@ -62,3 +62,13 @@ def test_an_external_name_follows_the_service_that_it_stands_for() -> None:
     host = api.route_components.VirtualHost.FromString(made["80/alias.default.svc.cluster.local:80"])
     assert host.routes[0].route.cluster == "outbound|80||a.default.svc.cluster.local"
     assert "alias" in host.domains
+
+
+def test_gateways_may_be_held_to_their_own_namespace() -> None:
+    servers = "servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}]"
+    foreign = istio("Gateway", "foreign", "selector: {istio: ingressgateway}\n" + servers, namespace="elsewhere")
+    proxy = mesh_files.router("gw-1", "istio-system", "10.0.0.9", {"istio": "ingressgateway"})
+    for scoped in (False, True):
+        made = Engine(scope_gateways=scoped)
+        mesh_files.load(made, foreign)
+        assert bool(mesh_files.generated(made, proxy)["listeners"]) is not scoped
