@@ -7,7 +7,7 @@ import json
 import click
 
 from meltem.cli.base import Duration, Globals, command, run_async
-from meltem.objects import Json, JsonObject, name_of, objects_at, str_at
+from meltem.objects import Json, JsonObject, name_of, objects_at, str_at, strings_at
 
 _EXAMPLES = """Examples:
 
@@ -34,8 +34,9 @@ def internal_debug(
     path = "list" if listing else (endpoint or "").removeprefix("/").removeprefix("debug/")
     found = run_async(ask(settings, f"/debug/{path}", revision, everyone=everyone, timeout=timeout))
     if listing:
-        for name in next(iter(found.values())) if found else ():
-            click.echo(name)
+        for answer in found.values():
+            for name in strings_at(answer):
+                click.echo(name)
         return
     if len(found) == 1:
         click.echo(json.dumps(next(iter(found.values())), indent=2))

@@ -4,6 +4,9 @@ In: the world as it is, and as it would be. Out: for each proxy and type of reso
 for each call, how its way differs.
 """
 
+# The stubs of what is imported here leave some types open.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence

@@ -5,6 +5,9 @@ the real Envoy (tests/integration/explain). Sources: the comments of Envoy's API
 "Filter chain match" and "HTTP routing".
 """
 
+# The stubs of what is imported here leave some types open.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import functools

@@ -3,6 +3,9 @@
 In: YAML files and directories as people name them. Out: objects with their `Origin`; the line of any field.
 """
 
+# The stubs of what is imported here leave some types open.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 import functools

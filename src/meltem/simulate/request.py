@@ -3,6 +3,9 @@
 In: a proxy's `Configuration` and a `Call`. Out: an `Outcome`, step by step, as Envoy would decide. Pure.
 """
 
+# The stubs of what is imported here leave some types open.
+# pyright: reportUnknownMemberType=false, reportUnknownArgumentType=false, reportUnknownVariableType=false
+
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping

@@ -1,4 +1,4 @@
-"""`istioctl simulate` on a small mesh from YAML: which way calls take, which field decided, what a change would alter."""
+"""`istioctl simulate` on a small mesh from YAML: which way calls take, which field decided, what a change alters."""
 
 from __future__ import annotations
 

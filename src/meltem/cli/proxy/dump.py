@@ -17,7 +17,8 @@ _VERBATIM = frozenset({"filter_metadata", "typed_filter_metadata", "fields"})
 
 def section(dump: JsonObject, name: str) -> JsonObject:
     """`ClustersConfigDump` and so on; empty when the dump has none."""
-    return next((c for c in objects_at(dump, "configs") if str_at(c, "@type") == _ADMIN + name), {})
+    found = [c for c in objects_at(dump, "configs") if str_at(c, "@type") == _ADMIN + name]
+    return found[0] if found else {}
 
 
 def clusters(dump: JsonObject) -> list[JsonObject]:

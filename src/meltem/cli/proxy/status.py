@@ -128,13 +128,13 @@ async def _compare(settings: Globals, pod: str, file: str, revision: str, admin_
         found = await access.find_pod(client, pod, settings.namespace)
         sent = await _sent(settings, client, access.proxy_id(found), revision)
         if file:
-            held = access.read_dump(_text(file), file)
+            held = access.read_dump(_read(file), file)
         else:
             held = await access.config_dump(client, found, admin_port=admin_port)
         return compare(sent, held)
 
 
-def _text(file: str) -> str:
+def _read(file: str) -> str:
     try:
         return Path(file).read_text(encoding="utf-8")
     except OSError as error:
