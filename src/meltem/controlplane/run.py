@@ -53,6 +53,7 @@ from meltem.xds.metrics import XdsMetrics
 from meltem.xds.push import Connections, settle_memory
 from meltem.xds.server import DiscoveryServer, GrpcServer, new_server, server_options
 from meltem.xds.status import DebugAnswers
+from meltem.xds.subscription import in_short
 
 log = structlog.stdlib.get_logger("istiod")
 T = TypeVar("T")
@@ -206,7 +207,7 @@ class ControlPlane:
             for type_url, some in connection.session.refusals().items():
                 for name, refusal in some.items():
                     resource = connection.attachment.get(type_url, name)
-                    yield Refusal(connection.proxy, resource, name, refusal.error)
+                    yield Refusal(connection.proxy, resource, name, in_short(refusal.error))
 
     def _config_map_seen(self, namespace: str, name: str, obj: JsonObject | None) -> None:
         if name == self._settings.pilot_ca_cert_configmap:

@@ -13,6 +13,7 @@ from prometheus_client.metrics_core import GaugeMetricFamily
 
 from meltem.envoyapi import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, NAME_TABLE, ROUTE, SECRET, VIRTUAL_HOST
 from meltem.view.proxy import Proxy
+from meltem.xds.subscription import in_short
 
 SHORT = {
     CLUSTER: "cds",
@@ -150,7 +151,7 @@ class ProxyObserver:
             proxy=self._proxy.id,
             type=short_name(type_url),
             resources=", ".join(names[:5]),
-            error=error[:2000],
+            error=in_short(error),
         )
 
     def expired_nonce(self, type_url: str) -> None:

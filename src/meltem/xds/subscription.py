@@ -56,6 +56,20 @@ class Rejection(msgspec.Struct, frozen=True):
     error: str
 
 
+_DUMP = "goo.gle/debugproto"
+_SAID = 600
+
+
+def in_short(error: str) -> str:
+    """Envoy's reason without the copy of the resource that it puts around it."""
+    head, dump, rest = error.partition(_DUMP)
+    if not dump:
+        return error if len(error) <= _SAID else f"{error[:_SAID]}…"
+    tail = rest.rpartition("\n")[2].strip(" }:")
+    said = " ".join(part for part in (head.strip(" :\n"), tail) if part)
+    return (said or rest[-_SAID:].strip())[-_SAID:]
+
+
 class TypeStatus(msgspec.Struct, frozen=True):
     """Where one type of one client stands. Times are monotonic seconds, 0 for never."""
 
