@@ -11,9 +11,7 @@ users type them. A verb gets them as `Globals` by `@click.pass_obj`:
 
 from __future__ import annotations
 
-import asyncio
 import importlib
-import signal
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar, cast
@@ -257,6 +255,9 @@ class Duration(click.ParamType):  # pyright: ignore[reportMissingTypeArgument]
 def run_until_signal(coroutine: Coroutine[object, object, T]) -> T:
     """Runs a verb that stays: SIGTERM and SIGHUP end it as Ctrl-C does, with everything cleaned up."""
 
+    import asyncio  # half of the time that `--help` would take
+    import signal
+
     async def run() -> T:
         work = asyncio.ensure_future(coroutine)
         loop = asyncio.get_running_loop()
@@ -272,4 +273,6 @@ def run_until_signal(coroutine: Coroutine[object, object, T]) -> T:
 
 def run_async(coroutine: Coroutine[object, object, T]) -> T:
     """Runs the asynchronous half of a verb."""
+    import asyncio
+
     return asyncio.run(coroutine)
