@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from meltem.simulate.calls import Asked
-    from meltem.simulate.difference import Difference
+    from meltem.simulate.difference import Difference, ProxyChange
     from meltem.simulate.explain import Explanation
     from meltem.simulate.origin import Placed
     from meltem.simulate.world import World
@@ -239,6 +239,15 @@ def _show_difference(found: Difference, output: str) -> None:
             click.echo(line)
 
 
+def _proxy_lines(proxies: list[str], one: ProxyChange) -> list[str]:
+    """Proxies that change alike, and what changes in each."""
+    lines = [*proxies]
+    for title, change in one.types.items():
+        for sign, names in (("+", change.added), ("~", change.changed), ("-", change.removed)):
+            lines += [f"  {sign} {title} {n}" for n in names]
+    return lines
+
+
 def difference_lines(found: Difference) -> list[str]:
     lines: list[str] = []
     for kind, names in found.objects.items():
@@ -247,11 +256,11 @@ def difference_lines(found: Difference) -> list[str]:
     lines.append("")
     if not found.proxies:
         lines.append(f"No proxy's configuration changes ({found.unaffected_proxies} looked at).")
+    alike: dict[str, tuple[list[str], ProxyChange]] = {}
     for proxy in found.proxies:
-        lines.append(proxy.proxy)
-        for title, change in proxy.types.items():
-            for sign, names in (("+", change.added), ("~", change.changed), ("-", change.removed)):
-                lines += [f"  {sign} {title} {n}" for n in names]
+        alike.setdefault(repr(proxy.types), ([], proxy))[0].append(proxy.proxy)
+    for names, one in alike.values():
+        lines += _proxy_lines(names, one)
     if found.proxies and found.unaffected_proxies:
         lines.append(f"{found.unaffected_proxies} other proxies stay as they are.")
     lines.append("")

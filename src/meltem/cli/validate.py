@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from meltem.cli.base import Globals, command
+from meltem.cli.base import Globals, command, run_async
 from meltem.errors import UserError
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def validate(settings: Globals, files: tuple[str, ...], more: tuple[str, ...], r
         warnings: list[str] = []
         for one in placed:
             errors, warned = _check(one)
-            lines += errors
+            lines += errors or _tried(one, placed, warnings)
             warnings += warned
         for line in warnings:
             click.echo(f"warning: {line}")
@@ -72,6 +72,23 @@ def _check(one: Placed) -> tuple[list[str], list[str]]:
     errors = [f"* {title} {one.origin.place(*path_of(f.path))}: {f}" for f in result.errors]
     warnings = [f"{title} {one.origin.place(*path_of(f.path))}: {f}" for f in result.warnings]
     return errors, warnings
+
+
+def _tried(one: Placed, others: list[Placed], warnings: list[str]) -> list[str]:
+    """What the real Envoy says against an EnvoyFilter; a warning where there is no Envoy to ask."""
+    from meltem.errors import EnvironmentError_
+    from meltem.objects import name_of, namespace_of, str_at
+    from meltem.simulate.envoy_filters import refused
+
+    if str_at(one.obj, "kind") != "EnvoyFilter":
+        return []
+    title = f"EnvoyFilter/{namespace_of(one.obj)}/{name_of(one.obj)} {one.origin.place('spec')}"
+    try:
+        said = run_async(refused(one, others))
+    except EnvironmentError_ as error:
+        warnings.append(f"{title}: not tried on Envoy: {error.what}")
+        return []
+    return [f"* {title}: {said}"] if said else []
 
 
 def _unknown(one: Placed) -> str:
