@@ -31,7 +31,9 @@ EXPERIMENTAL = (
     Verb("injector", "meltem.cli.injector:injector", "Lists sidecar injectors and what they inject"),
     Verb("internal-debug", "meltem.cli.internal_debug:internal_debug", "Asks istiod's debug endpoints"),
     Verb("precheck", "meltem.cli.precheck:precheck", "Checks whether the cluster can take an installation or upgrade"),
+    Verb("proxy-status", "meltem.cli.proxy.status:proxy_status", "The same as istioctl proxy-status", ("ps",), True),
     Verb("uninstall", "meltem.cli.uninstall:uninstall", "The same as istioctl uninstall", hidden=True),
+    Verb("version", "meltem.cli.version:version", "The same as istioctl version", hidden=True),
 )
 
 VERBS = (
