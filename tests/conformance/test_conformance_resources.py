@@ -116,7 +116,8 @@ def crd(api: Any) -> Iterator[dict[str, Any]]:
     deadline = time.monotonic() + 10
     while time.monotonic() < deadline:
         conditions = {
-            c["type"]: c["status"] for c in api.get(f"{path}/widgets.{group}").json["status"].get("conditions") or []
+            c["type"]: c["status"]
+            for c in (api.get(f"{path}/widgets.{group}").json.get("status") or {}).get("conditions") or []
         }
         if conditions.get("Established") == "True" and api.get(f"/apis/{group}/v1/widgets").status == 200:
             break

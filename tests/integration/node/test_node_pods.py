@@ -18,15 +18,18 @@ MakePod = Callable[..., JsonObject]
 FOREVER = "trap 'exit 0' TERM; while true; do sleep 0.1; done"
 
 
-def test_a_pod_runs_with_its_address_files_and_environment(cluster: Cluster, pod: MakePod) -> None:
+def test_a_pod_runs_with_its_address_files_and_environment(
+    cluster: Cluster, pod: MakePod, tmp_path_factory: pytest.TempPathFactory
+) -> None:
+    of_the_host = tmp_path_factory.mktemp("host-only")  # somewhere below the host's /tmp
     config_map: JsonObject = {
         "apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": "settings"}, "data": {"color": "blue"},
     }  # fmt: skip
     cluster.apply(config_map)
     script = (
         "echo host=$(hostname); echo color=$(cat /etc/settings/color) $COLOR; echo ip=$IP; echo user=$(id -u);"
-        "echo token=$(wc -c < /var/run/secrets/kubernetes.io/serviceaccount/token); echo tmp=$(ls -A /tmp | wc -l);"
-        f"grep -c cluster.local /etc/resolv.conf; {FOREVER}"
+        "echo token=$(wc -c < /var/run/secrets/kubernetes.io/serviceaccount/token); "
+        f"test -e {of_the_host}; echo tmp=$?; grep -c cluster.local /etc/resolv.conf; {FOREVER}"
     )
     container: JsonObject = {
         "env": [
@@ -47,7 +50,7 @@ def test_a_pod_runs_with_its_address_files_and_environment(cluster: Cluster, pod
     assert lines[2] == f"ip={str_at(found, 'status', 'podIP')}"
     assert lines[3] == "user=1337"
     assert int(lines[4].removeprefix("token=")) > 100
-    assert lines[5] == "tmp=0", "the container has a /tmp of its own"
+    assert lines[5] == "tmp=1", "the container has a /tmp of its own"
     assert lines[6] == "1"
     assert str_at(found, "status", "hostIP") == cluster.config.node_ip
     assert {"Pulled", "Created", "Started"} <= {e.split(":")[0] for e in cluster.events("basic")}

@@ -24,7 +24,7 @@ def test_resolv_conf_of_cluster_first_names_the_cluster() -> None:
     lines = dns.resolv_conf(pod(), CONFIG).splitlines()
     assert lines[0].startswith("search shop.svc.cluster.local svc.cluster.local cluster.local")
     assert "nameserver 10.67.128.10" in lines
-    assert "options ndots:5" in lines
+    assert "options ndots:5 timeout:1 attempts:5" in lines
 
 
 def test_dns_policy_none_is_dns_config_alone() -> None:

@@ -375,7 +375,7 @@ def test_warned_of_but_accepted(check: Check, kind: str, spec: str, path: str, w
 
 def test_a_narrower_rule_under_a_broader_one_with_conditions_is_no_mistake(check: Check) -> None:
     spec = (
-        "{hosts: [a], http: [{match: [{uri: {prefix: /a}, headers: {x: {exact: y}}}], %s}, "
+        "{hosts: [a], http: [{match: [{uri: {prefix: /a}, headers: {x: {exact: z}}}], %s}, "
         "{match: [{uri: {prefix: /a/b}}], %s}]}"
     )
     assert check("VirtualService", spec.replace("%s", VS_ROUTE)) == Result()

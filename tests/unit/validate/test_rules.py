@@ -319,7 +319,7 @@ WARNINGS = [
         "spec.hosts[0]",
         "stand alone",
     ),
-    ("WorkloadEntry", "{network: n}", "spec.address", "through the gateways"),
+    ("WorkloadEntry", "{network: far}", "spec.address", "through the gateways"),
     ("EnvoyFilter", "{}", "spec", "may differ in the next version"),
     (
         "AuthorizationPolicy",

@@ -55,7 +55,9 @@ def resolv_conf(pod: JsonObject, config: ClusterConfig) -> str:
         host_search = _host()[1]
         servers = [config.dns_ip]
         search = [f"{namespace_of(pod)}.svc.{CLUSTER_DOMAIN}", f"svc.{CLUSTER_DOMAIN}", CLUSTER_DOMAIN, *host_search]
-        options = {"ndots": "5"}
+        # Cluster DNS answers within the node: asking again after one second, not five, rides out a lost packet and a
+        # restart of the node process.
+        options = {"ndots": "5", "timeout": "1", "attempts": "5"}
     elif policy != "None":
         servers, search, options = _host()
     extra = object_at(pod, "spec", "dnsConfig")
