@@ -43,9 +43,7 @@ def analyze(context: Context) -> Iterable[Message]:
             names = {n for some in ports.values() for n in some}
             if len(ports) > 1 and len(names) > 1:
                 numbers = ", ".join(map(str, sorted(ports)))
-                text = (
-                    f"Services {listed(names)} lead ports {numbers} to one target port ({target}) of it."
-                )
+                text = f"Services {listed(names)} lead ports {numbers} to one target port ({target}) of it."
                 yield message("IST0137", placed, text)
 
 

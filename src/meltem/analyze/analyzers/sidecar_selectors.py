@@ -24,9 +24,7 @@ def competing(context: Context, kind: str, where: tuple[str, ...], selected: str
         if not labels:
             rivals = {name_of(p.obj) for p in same if not spec_map(p, *where)}
             if len(rivals) > 1:
-                text = (
-                    f"Several {kind} resources have no workload selector ({listed(rivals)}): the oldest applies."
-                )
+                text = f"Several {kind} resources have no workload selector ({listed(rivals)}): the oldest applies."
                 yield message(general, placed, text, "spec")
             continue
         pods = context.pods(namespace, labels)
