@@ -35,9 +35,11 @@ class Running(msgspec.Struct, frozen=True):
 
 
 def started_at(pid: int) -> str:
-    """Start time of a process in clock ticks since boot (proc(5), field 22); empty when there is none."""
+    """Start time of a process in clock ticks since boot (proc(5), field 22); empty when there is none, or when it has
+    ended and only waits for its parent."""
     try:
-        return Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()[19]
+        fields = Path(f"/proc/{pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return "" if fields[0] in ("Z", "X") else fields[19]
     except (OSError, IndexError):
         return ""
 
@@ -53,6 +55,11 @@ def running(config: ClusterConfig) -> int:
     except (OSError, msgspec.MsgspecError):
         return 0
     return record.pid if record.started and started_at(record.pid) == record.started else 0
+
+
+def note(config: ClusterConfig, pid: int) -> None:
+    """Writes down who supervises."""
+    record_path(config).write_bytes(msgspec.json.encode(Running(pid, started_at(pid))))
 
 
 def commands(config: ClusterConfig) -> dict[str, list[str]]:
@@ -77,8 +84,7 @@ class Supervisor:
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stop.set)
-        own = Running(os.getpid(), started_at(os.getpid()))
-        record_path(self._config).write_bytes(msgspec.json.encode(own))
+        note(self._config, os.getpid())
         self._config.logs.mkdir(parents=True, exist_ok=True)
         async with asyncio.TaskGroup() as group:
             for name, command in commands(self._config).items():

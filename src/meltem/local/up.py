@@ -222,7 +222,7 @@ async def up(
 def _start(config: ClusterConfig) -> None:
     config.logs.mkdir(parents=True, exist_ok=True)
     with (config.logs / "supervisor.log").open("ab") as log:
-        subprocess.Popen(
+        child = subprocess.Popen(
             [sys.executable, "-m", "meltem.local.supervisor", "--home", config.home],
             stdin=subprocess.DEVNULL,
             stdout=log,
@@ -230,6 +230,7 @@ def _start(config: ClusterConfig) -> None:
             start_new_session=True,
             cwd="/",
         )
+    supervisor.note(config, child.pid)  # at once, so that whoever takes the cluster down now finds it
 
 
 async def _ready(config: ClusterConfig, timeout: float) -> None:
