@@ -82,6 +82,9 @@ def _base(config: ClusterConfig) -> Plan:
     virtual = f"ip daddr {{ {config.service_cidr}, {config.load_balancer_cidr} }}"
     # An address of the cluster that nothing translated has no such port: say so, or it would travel for ever.
     refuse = (f"{lookup} @unserved", f"{virtual} ip daddr != {config.dns_ip} ct state new reject")
+    # While the process that answers DNS is started anew, a query goes unanswered and is asked again a second later; a
+    # refusal would make the caller give up at once.
+    patience = f"ip saddr {config.dns_ip} icmp type destination-unreachable icmp code port-unreachable drop"
     return Plan(
         chains={
             "dispatch": (
@@ -99,7 +102,7 @@ def _base(config: ClusterConfig) -> Plan:
                 f"ip daddr {config.node_ip} meta l4proto . th dport vmap @unserved_nodeports",
             ),
             "screen_forward": refuse,
-            "screen_output": refuse,
+            "screen_output": (patience, *refuse),
         },
         declarations={
             "services": "map { type ipv4_addr . inet_proto . inet_service : verdict; }",
