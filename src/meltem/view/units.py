@@ -1,7 +1,7 @@
 """Units of view: each is the complete input of one generated resource, a frozen value and nothing more.
 
 In: made by `meltem.view.outbound`, `inbound`, `gateway`. Out: read by `meltem.generate`. Two equal units give the same
-bytes, which are made once (`meltem.collections.Memo` by `key_of`).
+bytes, which are made once (`meltem.collections.TupleMemo` by `key_of`).
 """
 
 from __future__ import annotations
