@@ -18,11 +18,8 @@ from meltem.objects import Json
 
 MAX_DEPTH = 100
 MAX_ALIASES = 100
-_READ_OTHERWISE = re.compile(r"[yYnN]|[-+]?[0-9][0-9_]*[eE][-+]?[0-9]+|0o[0-7]+")
-"""Text that kubectl and helm would read as a boolean or a number if it stood there bare, and PyYAML would not."""
 
-
-_BOOL, _INT, _FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float"))
+_STR, _BOOL, _INT, _FLOAT = (f"tag:yaml.org,2002:{kind}" for kind in ("str", "bool", "int", "float"))
 _OWN = {"tag:yaml.org,2002:timestamp", "tag:yaml.org,2002:value", _BOOL, _INT, _FLOAT}
 """Left to text, or resolved by the expressions below in place of PyYAML's."""
 _RESOLVERS = (
@@ -112,9 +109,11 @@ class _Dumper(yaml.CSafeDumper):
 
 def _string(dumper: yaml.CSafeDumper, value: str) -> yaml.ScalarNode:
     style = "|" if "\n" in value and not any(line.endswith(" ") for line in value.split("\n")) else None
-    if _READ_OTHERWISE.fullmatch(value):
+    # PyYAML leaves `y`, `1e3` and `09` bare; kubectl, helm and this module would read a boolean or a number.
+    tag = cast(str, dumper.resolve(yaml.ScalarNode, value, (True, False)))  # pyright: ignore[reportUnknownMemberType]
+    if tag == _STR and any(pattern.fullmatch(value) for _, pattern in _RESOLVERS):
         style = '"'
-    return dumper.represent_scalar("tag:yaml.org,2002:str", value, style=style)  # pyright: ignore[reportUnknownMemberType]
+    return dumper.represent_scalar(_STR, value, style=style)  # pyright: ignore[reportUnknownMemberType]
 
 
 _Dumper.add_representer(str, _string)

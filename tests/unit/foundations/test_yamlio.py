@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from meltem import yamlio
@@ -61,5 +61,6 @@ values = st.recursive(
 
 
 @given(values)
+@example({"09": "1.5e3", "y": ".5e3"})
 def test_what_is_written_is_read_back(value: object) -> None:
     assert yamlio.load(yamlio.dump({"v": value})) == {"v": value}  # type: ignore[dict-item]
