@@ -130,6 +130,17 @@ def analyze(
     return _verdict(found, failure_threshold, output)
 
 
+def findings_of_cluster(settings: Globals, istio_namespace: str, timeout: float = 30) -> list[Message]:
+    """What is found in all namespaces of the cluster, with every analyzer."""
+    from dataclasses import replace
+
+    from meltem.analyze.run import run
+
+    context = _context(replace(settings, istio_namespace=istio_namespace), [], "", use_kube=True, everywhere=True,
+                       mesh_file="", revision="", timeout=timeout, any_files=False)  # fmt: skip
+    return run(context, only=(), suppressions=[])
+
+
 def _verdict(found: list[Message], threshold: str, output: str) -> int | None:
     if not any(m.level >= _level(threshold) for m in found):
         return None

@@ -38,6 +38,7 @@ EXPERIMENTAL = (
 
 VERBS = (
     Verb("analyze", "meltem.cli.analyze:analyze", "Says what is probably wrong with configuration"),
+    Verb("bug-report", "meltem.cli.bug_report.command:bug_report", "Collects logs and configuration for whoever helps"),
     Verb("completion", "meltem.cli.completion:completion", "Generates completion for a shell"),
     Verb("dashboard", "meltem.cli.dashboard:dashboard", "Opens a web interface of the mesh", aliases=("dash", "d")),
     Verb("install", "meltem.cli.install:install", "Installs or reconfigures Meltem in a cluster", aliases=("apply",)),

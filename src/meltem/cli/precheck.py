@@ -46,7 +46,7 @@ def precheck(
         ]
         click.echo(json.dumps(data, indent=2) if output == "json" else yamlio.dump(data), nl=output == "json")
     elif not findings:
-        click.echo("✔ No issues found when checking the cluster. Meltem is safe to install or upgrade!")
+        click.echo("✔ No issues found when checking the cluster. Istio is safe to install or upgrade!")
         click.echo("  To get started, run istioctl install --set profile=demo")
     for finding in findings if output == "log" else ():
         click.echo(
@@ -55,7 +55,7 @@ def precheck(
     if worst(findings) == "Error":
         if output == "log":
             click.echo(
-                "Error: Issues found when checking the cluster. Meltem may not be safe to install or upgrade.", err=True
+                "Error: Issues found when checking the cluster. Istio may not be safe to install or upgrade.", err=True
             )
         return 1
     return 0
