@@ -13,7 +13,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mesh_rig import Mesh, namespace
+from mesh_rig import LocalMesh, Mesh, namespace
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -22,11 +22,23 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
             item.add_marker(pytest.mark.e2e)
 
 
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Tests marked `both_homes` run on the local cluster, then all of them on real Kubernetes; the others locally."""
+    if "mesh" in metafunc.fixturenames:
+        both = any(m.name == "both_homes" for m in metafunc.definition.iter_markers())
+        metafunc.parametrize("mesh", HOMES if both else HOMES[:1], indirect=True, scope="session")
+
+
+HOMES = ["local"]
+_MESHES: dict[str, type[Mesh]] = {"local": LocalMesh}
+
+
 @pytest.fixture(scope="session")
-def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
-    made = Mesh(f"e2e-{os.getpid()}", tmp_path_factory.mktemp("clusters"))
+def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """pytest puts tests of one home together, and takes one down before it brings the other up."""
+    made = _MESHES[request.param](f"e2e-{os.getpid()}", tmp_path_factory.mktemp("clusters"))
     try:
-        made.istioctl("local", "up", "--name", made.name, "--no-context")
+        made.up()
         made.istioctl("install", "--set", "profile=demo", "-y")
         made.kubectl("label", "namespace", "default", "istio-injection=enabled")
         bookinfo = "bookinfo/platform/kube/bookinfo.yaml"
@@ -34,8 +46,7 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         made.rolled_out("productpage-v1", "details-v1", "reviews-v1", "reviews-v2", "reviews-v3", "ratings-v1")
         yield made
     finally:
-        if made.home.exists():
-            made.istioctl("local", "down", "--name", made.name, "--purge")
+        made.down()
 
 
 @pytest.fixture

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from meltem.local.config import load_cluster
+
 T = TypeVar("T")
 ROOT = Path(__file__).resolve().parent.parent.parent
 SAMPLES = ROOT / "samples"
@@ -85,19 +87,43 @@ class Load:
 
 
 class Mesh:
-    """A local cluster with profile demo and Bookinfo in `default`."""
+    """A cluster with profile demo and Bookinfo in `default`, the local home or real Kubernetes: tests see the same.
 
-    def __init__(self, name: str, home: Path) -> None:
+    What differs between the two is said by the subclasses below, and nowhere in tests.
+    """
+
+    interpreter: str
+    """A Python, in the pods of the samples, that has grpcio, protobuf and aiohttp."""
+
+    def __init__(self, name: str, root: Path) -> None:
         self.name = name
-        self.home = home / "clusters" / name
+        self.root = root
+        self.home = root / "clusters" / name
         self.kubeconfig = self.home / "admin.kubeconfig"
         bin_directory = str(Path(sys.executable).parent)
         self.environment = {
             **os.environ,
-            "MELTEM_HOME": str(home),
+            "MELTEM_HOME": str(root),
             "KUBECONFIG": str(self.kubeconfig),
             "PATH": f"{bin_directory}:{os.environ['PATH']}",
         }
+
+    def up(self) -> None:
+        raise NotImplementedError
+
+    def down(self) -> None:
+        """Nothing is left of the cluster; no error when it never came up."""
+        raise NotImplementedError
+
+    @property
+    def host_address(self) -> str:
+        """This machine's address as pods see it: where a test's own server stands for the outside world."""
+        return load_cluster(self.home).host_ip
+
+    @property
+    def node_address(self) -> str:
+        """The node's address: node ports answer there."""
+        return load_cluster(self.home).node_ip
 
     # --- typing ---
 
@@ -149,9 +175,9 @@ class Mesh:
         return self.kubectl("exec", "-n", namespace, target, *where, "--", *command)
 
     def python(self, target: str, program: str, *arguments: str, namespace: str = "default", container: str) -> str:
-        """Runs a Python program in a pod: containers of the local cluster see this machine's interpreter."""
+        """Runs a Python program in a pod of a sample (curl, sleep, httpbin, ...); it may import grpc and aiohttp."""
         return self.execute(
-            target, sys.executable, "-c", program, *arguments, namespace=namespace, container=container
+            target, self.interpreter, "-c", program, *arguments, namespace=namespace, container=container
         )  # fmt: skip
 
     # --- traffic ---
@@ -197,7 +223,19 @@ class Mesh:
     def load(self, path: str = "/productpage") -> Load:
         return Load(self.gateway, path)
 
-    # --- processes of the cluster ---
+
+class LocalMesh(Mesh):
+    """On `istioctl local up`."""
+
+    interpreter = sys.executable
+    # Containers of the local cluster see this machine's files.
+
+    def up(self) -> None:
+        self.istioctl("local", "up", "--name", self.name, "--no-context")
+
+    def down(self) -> None:
+        if self.home.exists():
+            self.istioctl("local", "down", "--name", self.name, "--purge")
 
     def process(self, module: str) -> int:
         """Pid of `python -m meltem.local.<module>` of this cluster."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 from mesh_rig import Mesh, eventually
 
+pytestmark = pytest.mark.both_homes
+
 VIRTUAL_SERVICE = """
 apiVersion: networking.istio.io/v1
 kind: VirtualService

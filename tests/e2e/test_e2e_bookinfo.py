@@ -7,6 +7,8 @@ from collections.abc import Iterator
 import pytest
 from mesh_rig import Mesh, eventually
 
+pytestmark = pytest.mark.both_homes
+
 NETWORKING = "bookinfo/networking"
 
 

@@ -4,7 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import pytest
 from mesh_rig import Mesh, eventually
+
+pytestmark = pytest.mark.both_homes
 
 NewNamespace = Callable[..., str]
 

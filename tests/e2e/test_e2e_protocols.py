@@ -6,12 +6,11 @@ import http.server
 import threading
 from collections.abc import Callable, Iterator
 from functools import partial
-from pathlib import Path
 
 import pytest
 from mesh_rig import Mesh, eventually, namespace
 
-from meltem.local.config import load_cluster
+pytestmark = pytest.mark.both_homes
 
 GRPC = """
 import sys, grpc
@@ -114,7 +113,7 @@ def outside(mesh: Mesh) -> Iterator[str]:
 
         def log_message(self, format: str, *args: object) -> None: ...
 
-    address = load_cluster(Path(mesh.home)).host_ip
+    address = mesh.host_address
     server = http.server.ThreadingHTTPServer((address, 0), Handler)
     thread = threading.Thread(target=server.serve_forever)
     thread.start()

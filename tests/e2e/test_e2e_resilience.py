@@ -7,7 +7,7 @@ import os
 import signal
 
 import pytest
-from mesh_rig import Load, Mesh, eventually
+from mesh_rig import Load, LocalMesh, Mesh, eventually
 
 DEPLOYMENTS = ("productpage-v1", "details-v1", "ratings-v1", "reviews-v1", "reviews-v2", "reviews-v3")
 
@@ -37,6 +37,7 @@ def _knows(mesh: Mesh, host: str) -> None:
     assert f"outbound|9080||{host}" in clusters
 
 
+@pytest.mark.both_homes
 def test_without_istiod_traffic_goes_on_and_a_change_arrives_when_it_is_back(mesh: Mesh) -> None:
     service = """
 apiVersion: v1
@@ -58,6 +59,7 @@ spec: {selector: {app: reviews}, ports: [{name: http, port: 9080}]}
     _lost_nothing(load)
 
 
+@pytest.mark.both_homes
 @pytest.mark.parametrize("deployment", DEPLOYMENTS)
 def test_a_rolling_restart_loses_no_request(mesh: Mesh, deployment: str) -> None:
     with mesh.load() as load:
@@ -70,6 +72,7 @@ def test_a_rolling_restart_loses_no_request(mesh: Mesh, deployment: str) -> None
 
 @pytest.mark.parametrize("process", ["apiserver", "controllers", "node"])
 def test_a_killed_process_of_the_cluster_loses_nothing(mesh: Mesh, process: str) -> None:
+    assert isinstance(mesh, LocalMesh)
     before = mesh.process(process)
     pods = [p["metadata"]["uid"] for p in mesh.pods("default", "app")]
     with mesh.load() as load:
