@@ -338,9 +338,10 @@ def test_injection_is_quick() -> None:
 
 
 def _timed() -> float:
-    start = time.perf_counter()
+    """Seconds of this thread on the processor: other processes do not count."""
+    start = time.thread_time()
     review(NGINX)
-    return time.perf_counter() - start
+    return time.thread_time() - start
 
 
 def apply(value: Json, operations: list[JsonObject]) -> JsonObject:
