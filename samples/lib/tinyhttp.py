@@ -247,7 +247,8 @@ def _exchange(wire: Wire, handler: Handler, peer: str, port: int, activity: Acti
         return keep
 
 
-def _connection(handler: Handler, activity: Activity, sock: socket.socket, peer: str) -> None:
+def connection(handler: Handler, activity: Activity, sock: socket.socket, peer: str) -> None:
+    """Serve one connection to its end."""
     wire = Wire(sock)
     port = sock.getsockname()[1]
     try:
@@ -261,4 +262,4 @@ def serve(handlers: Mapping[int, Handler] | Sequence[tuple[int, Handler]]) -> No
     """Serve each handler on its port until SIGTERM; never returns."""
     activity = Activity()
     pairs = handlers.items() if isinstance(handlers, Mapping) else handlers
-    run([(port, functools.partial(_connection, handler, activity)) for port, handler in pairs], activity)
+    run([(port, functools.partial(connection, handler, activity)) for port, handler in pairs], activity)

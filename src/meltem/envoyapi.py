@@ -71,6 +71,7 @@ from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac
 from envoy.extensions.filters.http.router.v3 import router_pb2 as router
 from envoy.extensions.filters.http.set_filter_state.v3 import set_filter_state_pb2 as set_filter_state
 from envoy.extensions.filters.http.stateful_session.v3 import stateful_session_pb2 as stateful_session
+from envoy.extensions.filters.http.upstream_codec.v3 import upstream_codec_pb2 as upstream_codec
 from envoy.extensions.filters.http.wasm.v3 import wasm_pb2 as http_wasm
 from envoy.extensions.filters.listener.http_inspector.v3 import http_inspector_pb2 as http_inspector
 from envoy.extensions.filters.listener.original_dst.v3 import original_dst_pb2 as original_dst
@@ -246,6 +247,7 @@ __all__ = [
     "tls_inspector",
     "tls_secret",
     "unpack",
+    "upstream_codec",
     "upstream_proxy_protocol",
     "uri_template",
     "uuid_request_id",

@@ -11,6 +11,7 @@ from meltem import envoyapi as api
 from meltem.envoyapi import Resource
 from meltem.generate import endpoints, locality, names, tls
 from meltem.generate.balancing import apply_load_balancer
+from meltem.generate.filters import peers
 from meltem.graph.model import Protocol, Resolution
 from meltem.resources import networking
 from meltem.view.units import ClusterView, InboundPort, InboundView, MeshOptions
@@ -61,6 +62,8 @@ def outbound(view: ClusterView) -> Resource:
         _outliers(message, policy.outlier_detection)
     _keepalive(message, pool, view.mesh)
     options = _http_options(view, pool)
+    if view.external:
+        options.http_filters.extend(peers.withheld())
     _transport(message, view, options)
     if options.ListFields():
         if not options.WhichOneof("upstream_protocol_options"):
@@ -389,7 +392,8 @@ def _inbound_passthrough(view: InboundView, family: int) -> Resource:
 def passthrough(mesh: MeshOptions) -> Resource:
     """To where the caller meant to go."""
     options = api.http_protocol_options.HttpProtocolOptions(
-        use_downstream_protocol_config={"http_protocol_options": {}, "http2_protocol_options": {}}
+        use_downstream_protocol_config={"http_protocol_options": {}, "http2_protocol_options": {}},
+        http_filters=peers.withheld(),
     )
     message = C(
         name=names.PASSTHROUGH_CLUSTER,

@@ -11,6 +11,7 @@ from meltem.kube.store import Store
 from meltem.local.config import ClusterConfig
 from meltem.local.network.conntrack import stale_frontends
 from meltem.local.network.dns_server import DnsServer
+from meltem.local.network.hosts import HostNames
 from meltem.local.network.nft import script_for
 from meltem.local.network.plan import Plan, make_plan
 from meltem.local.network.upstream import Upstream, name_servers
@@ -132,7 +133,21 @@ def zone() -> Zone:
     named: JsonObject = {**endpoint("10.64.0.7"), "hostname": "db-0"}
     slices.replace([slice_of(named, endpoint("10.64.0.8", ready=False), endpoint("10.64.0.9"), name="db")])
     namespaces.replace([{"metadata": {"name": "default", "uid": "d", "resourceVersion": "1"}}])
-    return Zone("cluster.local", ["10.64.0.0/16"], services, slices, namespaces)
+    config_maps = Store()
+    lines = """# mine
+10.64.128.9 Edition.CNN.com www.cnn.com # two names
+no-address a.example.com
+10.64.128.8 www.cnn.com
+"""
+    config_maps.replace(
+        [
+            {
+                "metadata": {"name": "coredns", "namespace": "kube-system", "uid": "c", "resourceVersion": "1"},
+                "data": {"NodeHosts": lines},
+            }
+        ]
+    )
+    return Zone("cluster.local", ["10.64.0.0/16"], services, slices, namespaces, HostNames(config_maps))
 
 
 async def ask(zone: Zone, name: str, kind: str = "A") -> tuple[str, list[str]]:
@@ -164,6 +179,9 @@ async def ask(zone: Zone, name: str, kind: str = "A") -> tuple[str, list[str]]:
         ("7.0.64.10.in-addr.arpa", "PTR", ("NOERROR", ["db-0.db.default.svc.cluster.local."])),
         ("99.0.64.10.in-addr.arpa", "PTR", ("NXDOMAIN", [])),
         ("dns-version.cluster.local", "TXT", ("NOERROR", ['"1.1.0"'])),
+        ("edition.cnn.com", "A", ("NOERROR", ["10.64.128.9"])),
+        ("edition.cnn.com", "AAAA", ("NOERROR", [])),
+        ("www.cnn.com", "A", ("NOERROR", ["10.64.128.8", "10.64.128.9"])),
     ],
 )
 async def test_names(zone: Zone, name: str, kind: str, expected: tuple[str, list[str]]) -> None:

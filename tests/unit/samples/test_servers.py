@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import datetime
 import gzip
 import json
 import socket
+import ssl
 from pathlib import Path
 
 import grpc
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.x509.oid import NameOID
 from google.protobuf.wrappers_pb2 import StringValue
 
 from meltem.local.images import Image, load_table
@@ -135,6 +141,58 @@ def test_server_first_speaks_first(start):
         b"250 NOOP\r\n",
         b"221 Bye\r\n",
     ]
+
+
+def test_outside_tells_what_it_saw(start, tmp_path):
+    certificate_files(tmp_path)
+    program = start(
+        "outside/src/outside.py", "--certificates", str(tmp_path), "--redirect", "edition.cnn.com",
+        "--ports", "0,0,0,0", count=4,
+    )  # fmt: skip
+    _plain, tcp, tls, mutual = program.ports
+    seen = json.loads(program.ask("/politics", headers={"Host": "httpbin.org"}).body)
+    assert (seen["host"], seen["path"], seen["scheme"]) == ("httpbin.org", "/politics", "http")
+    sent_on = program.ask("/politics", headers={"Host": "edition.cnn.com"})
+    assert (sent_on.status, sent_on.headers["Location"]) == (301, "https://edition.cnn.com/politics")
+    assert program.ask("/status/418").status == 418
+    assert talk(tcp, b"ahoy\n") == [b"outside ahoy\n"]
+    context = ssl.create_default_context(cafile=str(tmp_path / "ca.crt"))
+    with pytest.raises(ssl.SSLError):
+        ask_with_tls(context, mutual)
+    assert ask_with_tls(context, tls)["sni"] == "localhost"
+    context.load_cert_chain(tmp_path / "tls.crt", tmp_path / "tls.key")
+    assert ask_with_tls(context, mutual)["certificate"] == "CN=localhost"
+
+
+def ask_with_tls(context, port):
+    with (
+        socket.create_connection(("127.0.0.1", port), 10) as sock,
+        context.wrap_socket(sock, server_hostname="localhost") as tls,
+    ):
+        tls.sendall(b"GET / HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n\r\n")
+        whole = b"".join(iter(lambda: tls.recv(65536), b""))
+    return json.loads(whole.partition(b"\r\n\r\n")[2])
+
+
+def certificate_files(directory):
+    """A certificate that is its own authority, for localhost."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "localhost")])
+    today = datetime.datetime.now(datetime.UTC)
+    made = (
+        x509.CertificateBuilder(name, name, key.public_key(), 1)
+        .not_valid_before(today - datetime.timedelta(hours=1))
+        .not_valid_after(today + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName("localhost")]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    pem = made.public_bytes(serialization.Encoding.PEM)
+    (directory / "tls.crt").write_bytes(pem)
+    (directory / "ca.crt").write_bytes(pem)
+    (directory / "tls.key").write_bytes(
+        key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption())
+    )
 
 
 def test_health_listens_twice_and_fails_on_demand(start, tmp_path):

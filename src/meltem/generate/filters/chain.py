@@ -193,9 +193,10 @@ def tcp_proxy(
     mutual_tls: bool = False,
 ) -> Filter:
     counted = metrics.tcp_stats(policies.telemetry, inbound=position is Position.INBOUND, mutual_tls=mutual_tls)
-    proxy = api.tcp_proxy.TcpProxy(
-        stat_prefix=stat_prefix, access_log=[*access_log.logs(mesh, policies.telemetry, http=False), *counted]
-    )
+    lines = access_log.logs(mesh, policies.telemetry, http=False)
+    if counted:
+        access_log.leave_out_connected(lines)
+    proxy = api.tcp_proxy.TcpProxy(stat_prefix=stat_prefix, access_log=[*lines, *counted])
     if counted:
         proxy.access_log_options.flush_access_log_on_connected = True
     if len(clusters) == 1:

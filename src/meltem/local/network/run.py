@@ -18,9 +18,10 @@ from meltem import errors
 from meltem.errors import EnvironmentError_
 from meltem.kube.client import KubeClient
 from meltem.kube.reflector import Reflector
-from meltem.kube.resource_types import ENDPOINT_SLICES, NAMESPACES, SERVICES
+from meltem.kube.resource_types import CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, SERVICES
 from meltem.kube.store import Store
 from meltem.local.config import CLUSTER_DOMAIN, ClusterConfig
+from meltem.local.network import hosts
 from meltem.local.network.conntrack import forget, stale_frontends
 from meltem.local.network.dns_server import DnsServer
 from meltem.local.network.health import HealthPorts
@@ -49,16 +50,20 @@ async def run(
     which the name servers of `resolv_conf` are asked: a path, or `/proc/self/fd/<n>` opened before entering the node's.
     Raises EnvironmentError_ when nft is missing or port 53 is taken in this namespace."""
     services, slices = Store(service_indexes()), Store(slice_indexes())
-    namespaces = Store()
+    namespaces, own_names = Store(), Store()
     reflectors = [
         Reflector(client, SERVICES, services),
         Reflector(client, ENDPOINT_SLICES, slices),
         Reflector(client, NAMESPACES, namespaces),
+        Reflector(
+            client, CONFIG_MAPS, own_names, namespace=hosts.NAMESPACE, field_selector=f"metadata.name={hosts.NAME}"
+        ),
     ]
     await add_address(config.dns_ip)
     networks = (config.pod_cidr, config.service_cidr, config.load_balancer_cidr)
     upstream = Upstream(resolv_conf, host_network=host_network)
-    server = DnsServer(Zone(CLUSTER_DOMAIN, networks, services, slices, namespaces), upstream)
+    zone = Zone(CLUSTER_DOMAIN, networks, services, slices, namespaces, hosts.HostNames(own_names))
+    server = DnsServer(zone, upstream)
     addresses = [(config.dns_ip, _DNS_PORT), (config.node_ip, _DNS_PORT)]
     rules = ServiceRules(config, services, slices)
     bound = asyncio.Event()

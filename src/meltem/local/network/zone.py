@@ -1,7 +1,8 @@
 """The cluster's DNS names: what every name under `cluster.local` and every reverse name means. Pure lookups, no I/O.
 
-In: stores of Services, EndpointSlices and Namespaces. Out: `Zone.lookup(name, type)` gives an `Answer`: records,
-whether the name exists, or that the name is not the cluster's. Source: the Kubernetes DNS specification 1.1.0.
+In: stores of Services, EndpointSlices and Namespaces, names of the user's own. Out: `Zone.lookup(name, type)` gives an
+`Answer`: records, whether the name exists, or that the name is not the cluster's. Source: the Kubernetes DNS
+specification 1.1.0.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ from collections.abc import Iterable, Iterator
 import msgspec
 
 from meltem.kube.store import IndexFunction, Store
+from meltem.local.network.hosts import HostNames
 from meltem.objects import (
     JsonObject,
     bool_at,
@@ -67,12 +69,21 @@ def slice_indexes() -> dict[str, IndexFunction]:
 class Zone:
     """Names are lower case and without the last dot."""
 
-    def __init__(self, domain: str, networks: Iterable[str], services: Store, slices: Store, namespaces: Store) -> None:
+    def __init__(
+        self,
+        domain: str,
+        networks: Iterable[str],
+        services: Store,
+        slices: Store,
+        namespaces: Store,
+        hosts: HostNames | None = None,
+    ) -> None:
         self.domain = domain
         self._networks = [ipaddress.ip_network(n) for n in networks]
         self._services = services
         self._slices = slices
         self._namespaces = namespaces
+        self._hosts = hosts
 
     def lookup(self, name: str, kind: str) -> Answer:
         if name == self.domain:
@@ -80,7 +91,8 @@ class Zone:
         if name.endswith((".in-addr.arpa", ".ip6.arpa")):
             return self._reverse(name, kind)
         if not name.endswith(f".{self.domain}"):
-            return _OUTSIDE
+            own = self._hosts.addresses(name) if self._hosts is not None else ()
+            return _typed(_addresses(name, own), kind) if own else _OUTSIDE
         labels = name[: -len(self.domain) - 1].split(".")
         labels.reverse()  # svc, namespace, service, …
         match labels:
