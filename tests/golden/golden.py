@@ -65,6 +65,8 @@ def proxy_of(document: JsonObject) -> Proxy:
     make = mesh_files.router if str_at(document, "type") == "router" else mesh_files.sidecar
     passed = ("network", "interception", "dns_capture", "service_account", "node_name")
     more: dict[str, object] = {k: v for k, v in document.items() if k in passed}
+    if "proxy_config" in document:
+        more["proxy_config"] = msgspec.json.encode(document["proxy_config"]).decode()
     if "locality" in document:
         more["locality"] = parse_locality(str_at(document, "locality"))
     made = make(

@@ -171,7 +171,9 @@ class Rig:
         document = cast(JsonObject, json.loads(mesh_files.bootstrap(everything, home, admin)))
         for name, text in _secret_files(secrets or {}).items():
             (home / name).write_text(text)
-        document = cast(JsonObject, _secrets_in_place(document, secrets or {}))
+        nothing = home / "sds-nothing.json"
+        nothing.write_text('{"resources": []}')
+        document = cast(JsonObject, _secrets_in_place(document, secrets or {}, nothing))
         ports = self._remap(document)
         if change is not None:
             change(document)
@@ -263,16 +265,20 @@ def _secret_files(secrets: Mapping[str, JsonObject]) -> dict[str, str]:
     }
 
 
-def _secrets_in_place(node: Json, secrets: Mapping[str, JsonObject]) -> Json:
-    """Secrets that are asked of the control plane and given here, as static resources have them."""
+def _secrets_in_place(node: Json, secrets: Mapping[str, JsonObject], nothing: Path) -> Json:
+    """Secrets that are asked of the control plane and given here, as static resources have them; those that are not
+    given are asked of a source that has none."""
     if isinstance(node, list):
-        return [_secrets_in_place(n, secrets) for n in node]
+        return [_secrets_in_place(n, secrets, nothing) for n in node]
     if not isinstance(node, dict):
         return node
-    out: JsonObject = {k: _secrets_in_place(v, secrets) for k, v in node.items()}
+    out: JsonObject = {k: _secrets_in_place(v, secrets, nothing) for k, v in node.items()}
     if "static_resources" in out:
         kept = [{"name": n, **b} for n, b in secrets.items() if n not in ("default", "ROOTCA")]
         cast(JsonObject, out["static_resources"])["secrets"] = cast(Json, kept)
     if "sds_config" in out and out.get("name") in secrets and out.get("name") not in ("default", "ROOTCA"):
         out.pop("sds_config")
+    elif "ads" in (asked := cast(JsonObject, out.get("sds_config", {}))):
+        del asked["ads"]
+        asked["path_config_source"] = {"path": str(nothing)}
     return out

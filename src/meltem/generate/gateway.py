@@ -10,7 +10,7 @@ from meltem.envoyapi import Resource
 from meltem.generate import tls
 from meltem.generate.filters import access_log
 from meltem.generate.filters.chain import Position, connection_manager, http_filters, network_filters
-from meltem.generate.outbound import match, socket_address, tls_inspector, to_clusters
+from meltem.generate.outbound import listener_filter, match, socket_address, tls_inspector, to_clusters
 from meltem.view.units import ChainView, GatewayChain, GatewayListenerView
 
 L = api.listener.Listener
@@ -32,8 +32,12 @@ def listener(view: GatewayListenerView) -> Resource:
             one.socket_address.protocol = api.address.SocketAddress.UDP
         message.udp_listener_config.quic_options.SetInParent()
         message.udp_listener_config.downstream_socket_config.SetInParent()
-    elif any(c.sni or c.tls is not None for c in view.chains):
-        message.listener_filters.append(tls_inspector())
+    else:
+        if view.topology.proxy_protocol:
+            config = api.proxy_protocol_filter.ProxyProtocol()
+            message.listener_filters.append(listener_filter("envoy.filters.listener.proxy_protocol", config))
+        if any(c.sni or c.tls is not None for c in view.chains):
+            message.listener_filters.append(tls_inspector())
     seen: set[tuple[object, ...]] = set()
     for chain in view.chains:
         made = _chain(view, chain, seen)
@@ -44,8 +48,9 @@ def listener(view: GatewayListenerView) -> Resource:
 
 def _chain(view: GatewayListenerView, chain: GatewayChain, seen: set[tuple[object, ...]]) -> FilterChain | None:
     """None where chains before it take all that it would."""
-    sni = tuple(s for s in chain.sni if s != "*")
-    wanted = tuple(s for s in (sni or ("",)) if (s, chain.subnets) not in seen)
+    sni = tuple(s for s in chain.sni if s != "*") or ("",)
+    # Envoy's SNI knows only wildcards of whole labels, and refuses a listener in which there is another.
+    wanted = tuple(s for s in sni if (s, chain.subnets) not in seen and "*" not in s.removeprefix("*."))
     if not wanted:
         return None
     seen.update((s, chain.subnets) for s in wanted)
@@ -60,8 +65,7 @@ def _chain(view: GatewayListenerView, chain: GatewayChain, seen: set[tuple[objec
         made.transport_socket.name = "envoy.transport_sockets.quic"
         made.transport_socket.typed_config.CopyFrom(api.pack(config))
     elif chain.tls is not None:
-        alpn = tls.ALPN_INBOUND_HTTP if chain.kind == "http" else ()
-        made.transport_socket.CopyFrom(tls.socket(tls.server(chain.tls, alpn)))
+        made.transport_socket.CopyFrom(tls.socket(tls.server(chain.tls, tls.ALPN_INBOUND_HTTP)))
     return made
 
 
@@ -75,6 +79,7 @@ def _filters(view: GatewayListenerView, chain: GatewayChain) -> list[api.listene
             policies=view.filters,
             route_name=chain.route,
             http10=view.http10,
+            topology=view.topology,
         )
         return [_over_quic(manager) if view.udp else manager]
     if chain.kind == "sni":

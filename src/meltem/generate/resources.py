@@ -23,7 +23,7 @@ from meltem.graph.inputs import ResourceKey
 from meltem.graph.mesh import Mesh
 from meltem.view.dns import DnsView
 from meltem.view.filters import Filters
-from meltem.view.gateway import GatewayKey
+from meltem.view.gateway_servers import GatewayKey
 from meltem.view.patching import PatchSet
 from meltem.view.proxy import Proxy
 from meltem.view.scope import Scope

@@ -15,7 +15,7 @@ from meltem.envoyapi import Resource
 from meltem.graph import credentials
 from meltem.graph.credentials import Credential
 from meltem.graph.mesh import Mesh
-from meltem.view.gateway import GatewayKey
+from meltem.view.gateway_servers import GatewayKey
 from meltem.view.scope import Scope
 
 if TYPE_CHECKING:

@@ -14,6 +14,7 @@ from collections.abc import Iterable
 from meltem import envoyapi as api
 from meltem.graph.credentials import CA_SUFFIX, CONFIG_MAP, secret_name
 from meltem.resources import networking
+from meltem.resources.tls_names import CIPHERS, CURVES
 
 SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
 SDS_DIRECTORY = "/etc/istio/proxy"
@@ -82,6 +83,8 @@ def ads_secret(name: str, wait: int = 0) -> api.tls_secret.SdsSecretConfig:
 
 CLIENT_WAIT = 5
 """A cluster whose secret is missing must not hold up the start of a whole gateway."""
+SERVER_WAIT = 15
+"""Nor must a server: istiod says at once that there is no such secret, except to state-of-the-world clients."""
 
 
 def _san_matchers(sans: Iterable[str]) -> list[api.tls_common.SubjectAltNameMatcher]:
@@ -185,7 +188,7 @@ def server(settings: networking.ServerTLS, alpn: tuple[str, ...]) -> api.tls.Dow
     common = context.common_tls_context
     names = settings.credential_names or ((settings.credential_name,) if settings.credential_name else ())
     for name in names:
-        common.tls_certificate_sds_secret_configs.append(ads_secret(secret_name(name)))
+        common.tls_certificate_sds_secret_configs.append(ads_secret(secret_name(name), SERVER_WAIT))
     if not names and settings.server_certificate:
         common.tls_certificates.add(
             certificate_chain={"filename": settings.server_certificate},
@@ -213,7 +216,9 @@ def _client_validation(common: api.tls.CommonTlsContext, settings: networking.Se
     ca = settings.ca_cert_credential_name or (f"{credential}-cacert" if credential else "")
     if ca:
         common.combined_validation_context.default_validation_context.CopyFrom(validation)
-        common.combined_validation_context.validation_context_sds_secret_config.CopyFrom(ads_secret(secret_name(ca)))
+        common.combined_validation_context.validation_context_sds_secret_config.CopyFrom(
+            ads_secret(secret_name(ca), SERVER_WAIT)
+        )
     else:
         validation.trusted_ca.filename = settings.ca_certificates
         common.validation_context.CopyFrom(validation)
@@ -227,7 +232,7 @@ def _parameters(common: api.tls.CommonTlsContext, settings: networking.ServerTLS
         parameters.tls_minimum_protocol_version = _VERSIONS["TLSV1_2"]
     if settings.max_protocol_version != "TLS_AUTO":
         parameters.tls_maximum_protocol_version = _VERSIONS[settings.max_protocol_version]
-    if settings.cipher_suites:
-        parameters.cipher_suites[:] = list(settings.cipher_suites)
-    if settings.ecdh_curves:
-        parameters.ecdh_curves[:] = list(settings.ecdh_curves)
+    if suites := [s for s in dict.fromkeys(settings.cipher_suites) if s in CIPHERS]:
+        parameters.cipher_suites[:] = suites
+    if curves := [c for c in dict.fromkeys(settings.ecdh_curves) if c in CURVES]:
+        parameters.ecdh_curves[:] = curves

@@ -15,6 +15,7 @@ import msgspec
 from cryptography import x509
 from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from meltem.collections import Reader
 from meltem.graph.inputs import Inputs
@@ -23,6 +24,8 @@ from meltem.resources import core, networking
 SECRET = "kubernetes://"
 CONFIG_MAP = "configmap://"
 CA_SUFFIX = "-cacert"
+_RSA_BITS = 2048
+_CURVES = frozenset({"secp256r1", "secp384r1", "secp521r1"})
 
 
 class Credential(msgspec.Struct, frozen=True):
@@ -68,7 +71,7 @@ def resolve(reader: Reader, inputs: Inputs, cluster: str, namespace: str, name: 
         where, _, short = name.removeprefix(CONFIG_MAP).rpartition("/")
         found = reader.get(inputs.config_maps, (cluster, where or namespace, short))
         text = found.data.get("ca.crt") or found.data.get("cacert") if found is not None else None
-        return Credential(ca=text.encode()) if text else None
+        return Credential(ca=text.encode()) if text and certificates(text.encode()) else None
     short = name.removeprefix(SECRET)
     if "/" in short:
         return None
@@ -94,16 +97,32 @@ def _pair(secret: core.Secret) -> Credential | None:
 
 def _ca(secret: core.Secret) -> Credential | None:
     ca = secret.value("ca.crt") or secret.value("cacert")
-    return Credential(ca=ca, crl=secret.value("ca.crl") or secret.value("crl") or b"") if ca else None
+    if not ca or not certificates(ca):
+        return None
+    return Credential(ca=ca, crl=secret.value("ca.crl") or secret.value("crl") or b"")
+
+
+@lru_cache(maxsize=4096)
+def certificates(bundle: bytes) -> bool:
+    """Whether there are certificates in it, all of them readable."""
+    try:
+        return bool(x509.load_pem_x509_certificates(bundle))
+    except ValueError:
+        return False
 
 
 @lru_cache(maxsize=4096)
 def usable(chain: bytes, key: bytes) -> bool:
-    """Whether they are a certificate and its key: Envoy would refuse a secret whose halves do not belong together."""
+    """Whether they are a certificate and its key, of a kind that Envoy takes (RSA of 2048 bits or more, P-256, P-384,
+    P-521, Ed25519)."""
     try:
         public = x509.load_pem_x509_certificates(chain)[0].public_key()
         own = serialization.load_pem_private_key(key, None).public_key()
     except (ValueError, TypeError, UnsupportedAlgorithm):
+        return False
+    if isinstance(public, rsa.RSAPublicKey) and public.key_size < _RSA_BITS:
+        return False
+    if isinstance(public, ec.EllipticCurvePublicKey) and public.curve.name not in _CURVES:
         return False
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     return public.public_bytes(serialization.Encoding.DER, form) == own.public_bytes(serialization.Encoding.DER, form)

@@ -16,6 +16,7 @@ from typing import Protocol, cast
 import msgspec
 import structlog
 
+from meltem.collections import Failure
 from meltem.engine import Engine
 from meltem.envoyapi import Resource as EnvoyResource
 from meltem.graph import credentials, routing
@@ -24,6 +25,8 @@ from meltem.graph.model import host_matches
 from meltem.resources.base import Resource
 from meltem.resources.kinds import ISTIO_KINDS
 from meltem.status.reading import OutsideReader
+from meltem.view.gateway import SERVER_PARTS
+from meltem.view.gateway_servers import GatewayKey
 from meltem.view.proxy import Proxy
 
 log = structlog.stdlib.get_logger("status")
@@ -127,11 +130,22 @@ class Judge:
     def _failed(self) -> Iterator[tuple[Key, str, str]]:
         for failure in self._engine.graph.failures:
             kind = _KIND_OF_COLLECTION.get(failure.collection)
-            if kind is not None:
+            if failure.collection == SERVER_PARTS:
+                yield from self._failed_server(failure)
+            elif kind is not None:
                 cluster, namespace, name = cast(ResourceKey, failure.key)
                 if cluster == self._cluster:
                     message = f"no configuration could be made of it: {failure.error}"
                     yield (kind, namespace, name), "NotGenerated", message
+
+    def _failed_server(self, failure: Failure) -> Iterator[tuple[Key, str, str]]:
+        _, gateway, index = cast("tuple[GatewayKey, str, int]", failure.key)
+        namespace, _, name = gateway.partition("/")
+        found = self._engine.inputs.gateways.get((self._cluster, namespace, name))
+        if found is not None and index < len(found.spec.servers):
+            port = found.spec.servers[index].port
+            message = f"server {port.name or port.number}: no configuration could be made of it: {failure.error}"
+            yield ("Gateway", namespace, name), "NotGenerated", f"{message}. Other servers serve."
 
     def _secrets(self) -> Iterator[tuple[Key, str, str]]:
         inputs = self._engine.inputs

@@ -21,9 +21,7 @@ from meltem.validate.destination_rule import (
 )
 from meltem.validate.findings import Report, Result
 from meltem.validate.http_route import check_retries
-from meltem.validate.tls import check_ciphers, check_client_tls
-
-_CURVES = frozenset({"P-256", "P-384", "P-521", "X25519", "X25519MLKEM768"})
+from meltem.validate.tls import check_ciphers, check_client_tls, check_curves
 
 
 def check_proxy_config(r: Report, config: ProxyConfig) -> None:
@@ -78,9 +76,7 @@ def _tls(r: Report, config: MeshConfig) -> None:
         if config.tls_defaults.min_protocol_version != "TLS_AUTO":
             r.at("tlsDefaults").at("minProtocolVersion").error("cannot be set mesh-wide", "Set it on the Gateway.")
     for field, tls in (("meshMTLS", config.mesh_mtls), ("tlsDefaults", config.tls_defaults)):
-        for i, curve in enumerate(tls.ecdh_curves if tls else ()):
-            if curve not in _CURVES:
-                r.at(field).at("ecdhCurves", i).warn(f"{curve[:32]!r} is no known curve: it is ignored")
+        check_curves(r.at(field), tls.ecdh_curves if tls else ())
 
 
 def _providers(r: Report, providers: Iterable[ExtensionProvider]) -> None:

@@ -6,22 +6,15 @@ In: `ServerTLS`, `ClientTLS`. Out: findings.
 from __future__ import annotations
 
 from meltem.resources.networking import ClientTLS, ServerTLS, TLSCertificate
+from meltem.resources.tls_names import CIPHERS, CURVES
 from meltem.validate.findings import Report
-
-CIPHERS = frozenset(
-    {
-        f"ECDHE-{key}-{rest}"
-        for key in ("ECDSA", "RSA")
-        for rest in ("AES128-GCM-SHA256", "AES256-GCM-SHA384", "CHACHA20-POLY1305", "AES128-SHA", "AES256-SHA")
-    }
-    | {"AES128-GCM-SHA256", "AES256-GCM-SHA384", "AES128-SHA", "AES256-SHA", "DES-CBC3-SHA"}
-)
 
 
 def check_server_tls(r: Report, tls: ServerTLS | None) -> None:
     if tls is None:
         return
     check_ciphers(r, tls.cipher_suites)
+    check_curves(r, tls.ecdh_curves)
     if tls.min_protocol_version in ("TLSV1_0", "TLSV1_1") and not tls.cipher_suites:
         r.at("minProtocolVersion").warn(
             "TLS below 1.2 has no common cipher suite by default", "Name compatible cipherSuites."
@@ -46,6 +39,13 @@ def check_ciphers(r: Report, suites: tuple[str, ...]) -> None:
         elif suite in seen:
             r.at("cipherSuites", i).warn(f"{suite!r} is there twice")
         seen.add(suite)
+
+
+def check_curves(r: Report, curves: tuple[str, ...]) -> None:
+    """Unknown curves are ignored, with a warning."""
+    for i, curve in enumerate(curves):
+        if curve not in CURVES:
+            r.at("ecdhCurves", i).warn(f"{curve[:32]!r} is no known curve: it is ignored")
 
 
 def _given(tls: ServerTLS) -> list[str]:

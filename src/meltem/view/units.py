@@ -302,6 +302,16 @@ class GatewayChain(Unit, frozen=True, kw_only=True):
     source: str = ""
 
 
+class GatewayTopology(Unit, frozen=True, kw_only=True, order=True):
+    """What stands before a gateway: ProxyConfig `gatewayTopology`."""
+
+    trusted_proxies: int = 0
+    client_certificate: str = ""
+    """What becomes of `x-forwarded-client-cert`: Envoy's name of it; empty: set anew from the connection."""
+    proxy_protocol: bool = False
+    """Connections begin with a PROXY protocol header."""
+
+
 class GatewayListenerView(Unit, frozen=True, kw_only=True):
     """One port of a gateway."""
 
@@ -313,5 +323,6 @@ class GatewayListenerView(Unit, frozen=True, kw_only=True):
     """HTTP/3: a QUIC listener beside the TCP one."""
     chains: tuple[GatewayChain, ...] = ()
     http10: bool = False
+    topology: GatewayTopology = GatewayTopology()
     filters: Filters = NO_FILTERS
     mesh: MeshOptions

@@ -16,7 +16,7 @@ from meltem.generate import tls
 from meltem.generate.filters import access_log, authz, jwt, metrics, peers, telemetry, wasm
 from meltem.resources.networking import Tunnel
 from meltem.view.filters import NO_FILTERS, Filters, Tracer
-from meltem.view.units import MeshOptions, WeightedCluster
+from meltem.view.units import GatewayTopology, MeshOptions, WeightedCluster
 
 Filter = api.listener_components.Filter
 HttpFilter = api.hcm.HttpFilter
@@ -30,6 +30,13 @@ class Position(enum.Enum):
     GATEWAY = "gateway"
 
 
+NO_TOPOLOGY = GatewayTopology()
+_CLIENT_CERTIFICATES = {
+    "SANITIZE": api.hcm.HttpConnectionManager.SANITIZE,
+    "FORWARD_ONLY": api.hcm.HttpConnectionManager.FORWARD_ONLY,
+    "APPEND_FORWARD": api.hcm.HttpConnectionManager.APPEND_FORWARD,
+    "ALWAYS_FORWARD_ONLY": api.hcm.HttpConnectionManager.ALWAYS_FORWARD_ONLY,
+}
 _NORMALIZATION = {
     "DEFAULT": (True, False, False),
     "BASE": (True, False, False),
@@ -120,6 +127,7 @@ def connection_manager(
     http10: bool = False,
     policies: Filters = NO_FILTERS,
     mutual_tls: bool = False,
+    topology: GatewayTopology = NO_TOPOLOGY,
 ) -> Filter:
     """Either `route_name` (by RDS) or `route_config` (in place). `mutual_tls`: the chain takes only the mesh's own."""
     inbound = position is Position.INBOUND
@@ -152,12 +160,7 @@ def connection_manager(
         manager.set_current_client_cert_details.CopyFrom(details(subject={"value": True}, dns=True, uri=True))
     elif position is Position.GATEWAY:
         manager.server_name = "istio-envoy"
-        manager.forward_client_cert_details = api.hcm.HttpConnectionManager.SANITIZE_SET
-        details = manager.SetCurrentClientCertDetails
-        manager.set_current_client_cert_details.CopyFrom(
-            details(subject={"value": True}, cert=True, dns=True, uri=True)
-        )
-        manager.strip_any_host_port = False
+        _trust(manager, topology)
     else:
         manager.server_name = ""
     telemetry.tracing(manager, mesh, policies.telemetry.tracer)
@@ -169,6 +172,19 @@ def connection_manager(
         manager.rds.config_source.resource_api_version = api.config_source.V3
         manager.rds.config_source.initial_fetch_timeout.SetInParent()
     return Filter(name="envoy.filters.network.http_connection_manager", typed_config=api.pack(manager))
+
+
+def _trust(manager: api.hcm.HttpConnectionManager, topology: GatewayTopology) -> None:
+    """Which addresses and client certificates of the proxies before a gateway are believed."""
+    manager.xff_num_trusted_hops = topology.trusted_proxies
+    manager.forward_client_cert_details = _CLIENT_CERTIFICATES.get(
+        topology.client_certificate, api.hcm.HttpConnectionManager.SANITIZE_SET
+    )
+    if manager.forward_client_cert_details in (
+        api.hcm.HttpConnectionManager.SANITIZE_SET, api.hcm.HttpConnectionManager.APPEND_FORWARD
+    ):  # fmt: skip
+        details = manager.SetCurrentClientCertDetails(subject={"value": True}, cert=True, dns=True, uri=True)
+        manager.set_current_client_cert_details.CopyFrom(details)
 
 
 def _request_id(tracer: Tracer | None) -> api.hcm.RequestIDExtension:
