@@ -39,6 +39,18 @@ def test_apply_get_and_describe(api: Any, ns: str) -> None:
     assert "Replicas:               2 desired" in api.kubectl("describe", "deploy", "web", namespace=ns)
 
 
+def test_what_get_prints_as_a_list_can_be_applied(api: Any, ns: str) -> None:
+    """kubectl checks a List with the OpenAPI document of version 2, in protobuf."""
+    api.kubectl("apply", "-f", "-", stdin=DEPLOYMENT, namespace=ns)
+    listed = api.kubectl("get", "deploy", "-o", "yaml", namespace=ns)
+    assert "kind: List" in listed
+    renewed = listed.replace("web:1", "web:2").replace("resourceVersion:", "ignored:")
+    wrong = api.kubectl("apply", "-f", "-", stdin=renewed, namespace=ns, check=False)
+    assert "ignored" in wrong and "configured" not in wrong
+    lines = [line for line in listed.replace("web:1", "web:2").splitlines() if "resourceVersion:" not in line]
+    assert "configured" in api.kubectl("apply", "-f", "-", stdin="\n".join(lines), namespace=ns)
+
+
 def test_server_side_apply_and_its_conflict(api: Any, ns: str) -> None:
     told = api.kubectl("apply", "--server-side", "-f", "-", stdin=DEPLOYMENT, namespace=ns)
     assert told == "deployment.apps/web serverside-applied\n"

@@ -62,4 +62,6 @@ def inject_object(obj: JsonObject, config: InjectorConfig, *, namespace: str = "
     result = copy_object(obj)
     parent = object_at(result, *place[:-1])
     parent[place[-1]] = injected
+    # What was read from a cluster may be older than it is there by now; the answer is to be applied all the same.
+    object_at(result, "metadata").pop("resourceVersion", None)
     return result

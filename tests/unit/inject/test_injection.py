@@ -314,6 +314,17 @@ def test_policy(labels: JsonObject, spec: JsonObject, namespace: str, policy: st
     assert decide(pod, namespace, config(policy=policy)).inject is injected
 
 
+def test_kube_inject_lets_what_was_read_from_a_cluster_be_applied() -> None:
+    text = """
+kind: Deployment
+apiVersion: apps/v1
+metadata: {name: web, resourceVersion: "17", uid: abc}
+spec: {template: {spec: {containers: [{name: app}]}}}
+"""
+    metadata = at(yamlio.load(kube_inject.inject_text(text, CONFIG)), "metadata")
+    assert metadata == {"name": "web", "uid": "abc"}
+
+
 def test_kube_inject_takes_every_workload_and_leaves_the_rest() -> None:
     pod: JsonObject = {"metadata": {"labels": {"app": "a"}}, "spec": {"containers": [{"name": "a", "image": "a"}]}}
     deployment: JsonObject = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": {"name": "a"}}

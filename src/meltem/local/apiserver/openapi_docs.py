@@ -7,13 +7,15 @@ import hashlib
 from aiohttp import web
 
 from meltem.local.apiserver.answers import respond
-from meltem.local.apiserver.negotiate import media_ranges, not_acceptable
+from meltem.local.apiserver.negotiate import JSON, media_ranges, not_acceptable
 from meltem.local.apiserver.registry import Registry
+from meltem.local.apiserver.schema import openapi_protobuf
 from meltem.local.apiserver.schema.kinds import KindInfo
 from meltem.local.apiserver.schema.openapi import openapi_v2, openapi_v3, openapi_v3_index
-from meltem.local.apiserver.storage import encode
+from meltem.local.apiserver.storage import decode, encode
 from meltem.objects import JsonObject, str_at
 
+_PROTOBUF = (openapi_protobuf.MEDIA_TYPE, openapi_protobuf.OLD_MEDIA_TYPE)
 _V2_TYPES = ("application/json", "application/vnd.oai.openapi+json", "*/*", "application/*")
 
 
@@ -27,10 +29,15 @@ class OpenApi:
         """The document at a path; None where there is none. Raises NotFound, NotAcceptable."""
         if self._generation != self._registry.generation:
             self._kept, self._generation = {}, self._registry.generation
+        form = JSON
         if path == "/openapi/v2":
             accept = request.headers.get("Accept", "")
-            if accept and not any(r.media in _V2_TYPES for r in media_ranges(accept)):
-                raise not_acceptable(_V2_TYPES[:2])
+            ranges = [r.media for r in media_ranges(accept)] if accept else ["*/*"]
+            media = next((m for m in ranges if m in (*_V2_TYPES, *_PROTOBUF)), "")
+            if not media:
+                raise not_acceptable((*_V2_TYPES[:2], _PROTOBUF[0]))
+            if media in _PROTOBUF:
+                path, form = f"{path}.pb", _PROTOBUF[0]
         body = self._document(path)
         if body is None:
             return None
@@ -38,7 +45,7 @@ class OpenApi:
         headers = {"ETag": etag, "Vary": "Accept"}
         if request.headers.get("If-None-Match") == etag:
             return web.Response(status=304, headers=headers)
-        return respond(body, headers=headers)
+        return respond(body, media=form, headers=headers)
 
     def _document(self, path: str) -> bytes | None:
         body = self._kept.get(path)
@@ -53,6 +60,8 @@ class OpenApi:
         match path.strip("/").split("/"):
             case ["openapi", "v2"]:
                 return openapi_v2(kinds, crds)
+            case ["openapi", "v2.pb"]:
+                return openapi_protobuf.encode(decode(openapi_v2(kinds, crds)))
             case ["openapi", "v3"]:
                 return encode(openapi_v3_index(kinds, crds))
             case ["openapi", "v3", "api", version]:
