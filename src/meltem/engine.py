@@ -38,3 +38,7 @@ class Engine:
     def disconnect(self, proxy_id: str) -> None:
         with self.graph.transaction():
             self.views.proxies.delete(proxy_id)
+
+    def on_trial(self, proxy_id: str) -> bool:
+        """Whether something that EnvoyFilters change for this proxy waits for its trial on Envoy."""
+        return self.resources.patched.on_trial(self.resources.groups_of.get(proxy_id) or ())

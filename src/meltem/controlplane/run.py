@@ -33,6 +33,7 @@ from meltem.controlplane.certificate import FileCertificate
 from meltem.controlplane.debug import Debug
 from meltem.controlplane.feed import Feed, ignored_kinds
 from meltem.controlplane.flags import Flags, address
+from meltem.controlplane.guard import Guard
 from meltem.controlplane.mesh import MeshFiles, MeshSettings
 from meltem.controlplane.pods import Pods
 from meltem.controlplane.webhooks import WebhookPatcher
@@ -105,6 +106,7 @@ class ControlPlane:
         self.mesh = MeshSettings(self.engine.graph, self.engine.inputs, settings, self._namespace, files)
         self.mesh.reselected = self._reselected
         self.connections = Connections(self.engine, clock, self._limits)
+        self.guard = Guard(self.engine, clock)
         self._ca = ClusterForCa(client)
         self._authenticator = TokenAuthenticator(self._ca, clock, audiences=tuple(settings.token_audiences.split(",")))
         self.server = DiscoveryServer(
@@ -114,6 +116,7 @@ class ControlPlane:
             limits=self._limits,
             ready=lambda: self.ready,
             debug=DebugAnswers(self.connections, self._namespace),
+            settled=self.guard.settled,
         )
         self.judge = Judge(self.engine, self.feed.problems, self._refusals, settings.cluster_id)
         self.ready = False
@@ -129,6 +132,8 @@ class ControlPlane:
         self._series()
         self._watch()
         self.mesh.load_files()
+        if self._settings.pilot_try_envoy_filters:
+            self.guard.start()
         started = time.monotonic()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self.feed.run(), name="feed")]
@@ -363,6 +368,7 @@ class ControlPlane:
                 "root certificate",
                 self._leading("istio-namespace-controller-election", lambda: self._roots_everywhere(authority)),
             ),
+            ("EnvoyFilter trials", self.guard.run()),
             ("mesh files", self.mesh.follow_files(self._clock)),
             ("judge", self._after_ready(self._judge)),
             ("status", self._leading("istio-status-leader", lambda: self._after_ready(writer.run))),

@@ -9,12 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping
 
-from meltem.collections import Changes, Collection, Graph
+import msgspec
+
+from meltem.collections import Change, Changes, Collection, Graph
 from meltem.envoyapi import Resource
 
 Group = Hashable
 GroupKey = tuple[Group, str, str]
 """group, type URL, resource name"""
+
+
+class Held(msgspec.Struct, frozen=True):
+    """A resource whose successor is not settled yet: what stands already under its name goes on to stand, and this
+    takes its place only where nothing does."""
+
+    resource: Resource
+
 
 Notice = Mapping[str, frozenset[str]]
 """Type URL → names that were added, changed or removed."""
@@ -80,6 +90,21 @@ class Bundles:
     def add(self, resources: Collection[GroupKey, Resource]) -> None:
         """Take this collection's resources in."""
         self._graph.on_commit(resources, self._note)
+
+    def add_settling(self, resources: Collection[GroupKey, Resource | Held]) -> None:
+        """Take in a collection some of whose resources may have to wait."""
+        self._graph.on_commit(resources, self._note_settling)
+
+    def _note_settling(self, changes: Changes[GroupKey, Resource | Held]) -> None:
+        now: dict[GroupKey, Change[Resource]] = {}
+        for key, change in changes.items():
+            new = change.new
+            if isinstance(new, Held):
+                if key[2] in self.layer(key[0], key[1]):
+                    continue
+                new = new.resource
+            now[key] = Change(None, new)
+        self._note(now)
 
     def layer(self, group: Group, type_url: str) -> Mapping[str, Resource]:
         return self._layers.get(group, {}).get(type_url, _EMPTY)

@@ -144,16 +144,16 @@ def apply(resource: Resource, patches: PatchSet, where: Where) -> tuple[Resource
     return (resource,)
 
 
-def additions(patches: PatchSet) -> tuple[Resource, ...]:
-    """Listeners, clusters and extension configurations that patches add."""
-    found: dict[tuple[str, str], Resource] = {}
+def additions(patches: PatchSet) -> tuple[tuple[OnePatch, Resource], ...]:
+    """Listeners, clusters and extension configurations that patches add, each with the patch that does."""
+    found: dict[tuple[str, str], tuple[OnePatch, Resource]] = {}
     for one, operation, value in _usable(patches, frozenset(_ADDED)):
         if operation not in ("ADD", "INSERT_FIRST", "INSERT_BEFORE", "INSERT_AFTER") or value is None:
             continue
         name = value.name  # type: ignore[attr-defined]
         url = _ADDED[one.patch.apply_to]
         if isinstance(name, str) and name:
-            found[(url, name)] = api.resource(url, name, value)
+            found[(url, name)] = one, api.resource(url, name, value)
     return tuple(found.values())
 
 

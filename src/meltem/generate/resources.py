@@ -18,13 +18,12 @@ from meltem.generate import clusters, dns, endpoints, gateway, inbound, names, o
 from meltem.generate import patches as patching
 from meltem.generate.bundle import Bundles, Group, GroupKey
 from meltem.generate.filters import jwt
-from meltem.generate.patch_matching import Where
+from meltem.generate.patched import Patched, Unpatched
 from meltem.graph.inputs import ResourceKey
 from meltem.graph.mesh import Mesh
 from meltem.view.dns import DnsView
 from meltem.view.filters import Filters
 from meltem.view.gateway_servers import GatewayKey
-from meltem.view.patching import PatchSet
 from meltem.view.proxy import Proxy
 from meltem.view.scope import Scope
 from meltem.view.selection import fetch_clusters
@@ -43,7 +42,6 @@ from meltem.view.units import (
 from meltem.view.views import ClusterUnit, InboundKey, ScopeView, Views
 
 U = TypeVar("U", bound=Unit)
-NOWHERE = Where()
 
 
 class Made(msgspec.Struct, frozen=True):
@@ -105,7 +103,6 @@ class Resources:
             "routes": Shared(RouteConfigView, lambda v: (routes.route_configuration(v),)),
         }
         self._virtual_host: TupleMemo[tuple[str, _Keyed], Resource] = TupleMemo(_make_virtual_host)
-        self._patch: TupleMemo[tuple[Resource, PatchSet, Where], Resource] = TupleMemo(lambda job: patching.apply(*job))
         self.patch_problems: Collection[ResourceKey, tuple[patching.Problem, ...]] = self.graph.derive(
             "patch problems",
             mesh.inputs.envoy_filters,
@@ -131,19 +128,23 @@ class Resources:
 
     def _collections(self) -> None:
         views, graph = self.views, self.graph
-        parts: list[Collection[GroupKey, Resource]] = [
+        drafts: list[Collection[GroupKey, Resource]] = [
             graph.derive("cluster resources", views.clusters, self._clusters),
             graph.derive("fixed resources", views.scopes, self._fixed),
             graph.derive("listener resources", views.listeners, self._listeners),
             graph.derive("virtual outbound resources", views.virtual_outbound, self._virtual_outbound),
             graph.derive("inbound resources", views.inbound, self._inbound),
-            graph.derive("name resources", views.names, self._names),
             graph.derive("gateway listener resources", views.gateways.listeners, self._gateway_listeners),
             graph.derive("gateway route resources", views.gateways.routes, self._gateway_routes),
             *self._virtual_hosts(),
+        ]
+        self.patched = Patched(views, drafts)
+        self.bundles.add_settling(self.patched.settled)
+        parts: list[Collection[GroupKey, Resource]] = [
+            *drafts,
+            graph.derive("name resources", views.names, self._names),
             *self._endpoints(),
             secrets.gateway_secrets(views, self.mesh),
-            graph.derive("patched-in resources", views.scope_patches, self._additions),
             graph.derive("clusters of filters", views.scope_filters, self._fetched),
             secrets.client_secrets(views, self.mesh),
         ]
@@ -156,18 +157,11 @@ class Resources:
         return {(group, r.type_url, r.name): r for r in made.resources}
 
     def _of_scope(
-        self, reader: Reader, scope: Scope, made: Made, group: Group | None = None, where: Where = NOWHERE
+        self, reader: Reader, scope: Scope, made: Made, group: Group | None = None
     ) -> Mapping[GroupKey, Resource]:
-        """The resources as EnvoyFilters leave them. Where none holds nothing is done."""
-        patches = reader.get(self.views.scope_patches, scope)
-        return self._keyed(group or scope, made if patches is None else self._patched(made, patches, where))
-
-    def _patched(self, made: Made, patches: PatchSet, where: Where) -> Made:
-        parts = [self._patch((one, patches, where)) for one in made.resources]
-        return Made(tuple(r for part in parts for r in part))
-
-    def _additions(self, _r: Reader, scope: Scope, patches: PatchSet) -> Mapping[GroupKey, Resource]:
-        return self._keyed(scope, Made(patching.additions(patches)))
+        """The resources, for the bundles or for EnvoyFilters to change. Where none holds nothing is done."""
+        holds = bool(scope.patches) and reader.get(self.views.scope_patches, scope) is not None
+        return self._keyed(Unpatched(group or scope) if holds else group or scope, made)
 
     def _fetched(self, _r: Reader, scope: Scope, filters: Filters) -> Mapping[GroupKey, Resource]:
         """Clusters through which keys and modules are fetched from outside the mesh."""
@@ -190,11 +184,9 @@ class Resources:
         return self._of_scope(reader, scope, self.generators["virtual outbound"](view))
 
     def _inbound(self, _r: Reader, key: InboundKey, view: InboundView) -> Mapping[GroupKey, Resource]:
-        made = self.generators["inbound"](msgspec.structs.replace(view, patches=None) if view.patches else view)
         if view.patches is None:
-            return self._keyed(key, made)
-        patched = self._patched(made, view.patches, NOWHERE)
-        return self._keyed(key, Made((*patched.resources, *patching.additions(view.patches))))
+            return self._keyed(key, self.generators["inbound"](view))
+        return self._keyed(Unpatched(key), self.generators["inbound"](msgspec.structs.replace(view, patches=None)))
 
     def _names(self, _r: Reader, scope: Scope, view: DnsView) -> Mapping[GroupKey, Resource]:
         return self._keyed(scope, self.generators["names"](view))
@@ -203,13 +195,13 @@ class Resources:
         self, reader: Reader, key: tuple[GatewayKey, str], view: GatewayListenerView
     ) -> Mapping[GroupKey, Resource]:
         made = self.generators["gateway listeners"](view)
-        return self._of_scope(reader, key[0].scope, made, key[0], Where(gateway=True, ports=key[0].ports))
+        return self._of_scope(reader, key[0].scope, made, key[0])
 
     def _gateway_routes(
         self, reader: Reader, key: tuple[GatewayKey, str], view: RouteConfigView
     ) -> Mapping[GroupKey, Resource]:
         made = self.generators["routes"](view)
-        return self._of_scope(reader, key[0].scope, made, key[0], Where(gateway=True, ports=key[0].ports))
+        return self._of_scope(reader, key[0].scope, made, key[0])
 
     # --- virtual hosts and the route configurations that hold them ---
 

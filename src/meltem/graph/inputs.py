@@ -6,6 +6,8 @@ benches.
 
 from __future__ import annotations
 
+import msgspec
+
 from meltem.collections import Graph, Source
 from meltem.resources import core, extensions, networking, security, telemetry
 from meltem.resources.meshconfig import MeshConfig, MeshNetworks
@@ -13,6 +15,20 @@ from meltem.resources.pod import Pod
 
 ResourceKey = tuple[str, str, str]
 """cluster id, namespace (empty for cluster-scoped kinds), name"""
+
+
+_NOT_KINDS = (
+    "MeshConfig", "MeshNetworks", "cluster networks", "wasm modules", "guarded", "trials", "tried EnvoyFilters"
+)  # fmt: skip
+
+
+class Trial(msgspec.Struct, frozen=True):
+    """What Envoy said of a resource as EnvoyFilters left it. Without `refused` it takes it."""
+
+    refused: tuple[tuple[str, str, str], ...] = ()
+    """namespace and name of each EnvoyFilter that has to be left out, and Envoy's words."""
+    note: str = ""
+    """Why it could not be tried; it is used as it is."""
 
 
 class Inputs:
@@ -26,6 +42,12 @@ class Inputs:
         """Cluster id → its default network."""
         self.wasm_modules: Source[str, str] = graph.source("wasm modules")
         """URL of a Wasm plugin (an image, or one without checksum) → sha256 of the module that istiod found there."""
+        self.guarded: Source[str, bool] = graph.source("guarded")
+        """Has the empty key where what EnvoyFilters change waits for a trial on Envoy before any proxy is sent it."""
+        self.trials: Source[str, Trial] = graph.source("trials")
+        """Digest of a patched resource (`meltem.generate.patched`) → what Envoy said."""
+        self.tried_filters: Source[str, bool] = graph.source("tried EnvoyFilters")
+        """Digests of the patches of one EnvoyFilter that Envoy has taken somewhere."""
         self.services: Source[ResourceKey, core.Service] = graph.source("Service")
         self.endpoint_slices: Source[ResourceKey, core.EndpointSlice] = graph.source("EndpointSlice")
         self.pods: Source[ResourceKey, Pod] = graph.source("Pod")
@@ -58,6 +80,6 @@ class Inputs:
     def by_kind(self) -> dict[str, Source[ResourceKey, object]]:
         """Kind name → its source; the value given to `set` must be that kind's struct."""
         sources: dict[str, object] = {s.name: s for s in vars(self).values() if isinstance(s, Source)}
-        for name in ("MeshConfig", "MeshNetworks", "cluster networks", "wasm modules"):
+        for name in _NOT_KINDS:
             del sources[name]
         return sources  # type: ignore[return-value]

@@ -10,10 +10,14 @@ listeners, virtual hosts in their routes.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import importlib.util
 import json
+import os
 import re
+import resource
 import shutil
+import signal
 import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -49,16 +53,16 @@ def static_bootstrap(everything: ByType, directory: Path, admin_port: int = 0) -
     endpoints = everything.get(api.ENDPOINT, {})
     clusters = [_cluster(b, endpoints) for b in everything.get(api.CLUSTER, {}).values()]
     listeners = [_listener(b, everything) for b in everything.get(api.LISTENER, {}).values()]
-    known: list[Json] = [_readable(c) for c in clusters]
+    known: list[Json] = [readable(c) for c in clusters]
     document: JsonObject = {
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin_port}}},
         "node": {"id": "validate", "cluster": "validate"},
-        "static_resources": {"clusters": known, "listeners": [_readable(one) for one in listeners]},
+        "static_resources": {"clusters": known, "listeners": [readable(one) for one in listeners]},
     }
     return json.dumps(document).replace(SDS_DIRECTORY, str(directory))
 
 
-def _readable(message: api.message.Message) -> JsonObject:
+def readable(message: api.message.Message) -> JsonObject:
     found = cast(JsonObject, api.json_format.MessageToDict(message, preserving_proto_field_name=True))
     _with_scopes(found)
     return found
@@ -144,23 +148,40 @@ async def check(resources: Iterable[Resource], *, envoy: str = "") -> str:
         directory = Path(where)
         config = directory / "bootstrap.json"
         config.write_text(static_bootstrap(by_type(resources), directory))
-        line = (program, "--mode", "validate", "-l", "error", "--use-dynamic-base-id", "-c", str(config))
         try:
-            process = await asyncio.create_subprocess_exec(
-                *line, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
-            )
-        except OSError as error:
-            raise EnvironmentError_(f"{program} cannot be started: {error.strerror}") from None
-        try:
-            async with asyncio.timeout(TIMEOUT):
-                _, output = await process.communicate()
+            return await validate(program, config)
         except TimeoutError:
             return f"Envoy did not say within {TIMEOUT:g} s whether it takes the configuration"
-        finally:
-            if process.returncode is None:
+
+
+async def validate(program: str, config: Path, *, niceness: int = 0) -> str:
+    """What Envoy says against a bootstrap file; empty: it takes it. Raises TimeoutError where it does not say, and
+    EnvironmentError_ where it cannot be run."""
+    line = (program, "--mode", "validate", "-l", "error", "--use-dynamic-base-id", "--concurrency", "1", "-c")
+    try:
+        process = await asyncio.create_subprocess_exec(
+            *line, str(config), stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
+        )
+    except OSError as error:
+        raise EnvironmentError_(f"{program} cannot be started: {error.strerror}") from None
+    try:
+        with contextlib.suppress(OSError):  # it has ended already
+            resource.prlimit(process.pid, resource.RLIMIT_CPU, (int(TIMEOUT), int(TIMEOUT)))
+            if niceness:
+                os.setpriority(os.PRIO_PROCESS, process.pid, niceness)
+        async with asyncio.timeout(TIMEOUT):
+            _, output = await process.communicate()
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
                 process.kill()
-                await process.wait()
-    return "" if process.returncode == 0 else said(output.decode(errors="replace"))
+            await process.wait()
+    code = process.returncode
+    if code in (-signal.SIGXCPU, -signal.SIGKILL):
+        raise TimeoutError
+    if code is not None and code < 0:
+        return f"Envoy crashes ({signal.Signals(-code).name})"
+    return "" if code == 0 else said(output.decode(errors="replace"))
 
 
 def said(output: str) -> str:

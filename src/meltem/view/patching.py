@@ -6,7 +6,8 @@ then name; the root namespace's first.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
+from hashlib import blake2b
 
 import msgspec
 
@@ -18,6 +19,8 @@ from meltem.view.proxy import Proxy
 
 ChosenPatches = tuple[str, str, tuple[int, ...]]
 """namespace and name of an EnvoyFilter, and which of its patches hold for the proxy"""
+Owner = tuple[str, str]
+"""namespace and name of an EnvoyFilter"""
 KIND = "EnvoyFilter"
 _VERSION_LIMIT = 1024
 
@@ -27,6 +30,7 @@ class OnePatch(msgspec.Struct, frozen=True):
 
     source: str
     patch: networking.ConfigPatch
+    owner: Owner = ("", "")
 
 
 class PatchSet(msgspec.Struct, frozen=True, eq=False):
@@ -34,6 +38,20 @@ class PatchSet(msgspec.Struct, frozen=True, eq=False):
 
     digest: str
     patches: tuple[OnePatch, ...]
+
+    @property
+    def owners(self) -> tuple[Owner, ...]:
+        """The EnvoyFilters that they are of, in the order in which they apply."""
+        return tuple(dict.fromkeys(p.owner for p in self.patches))
+
+    def only(self, owners: Container[Owner]) -> PatchSet:
+        """The patches of these EnvoyFilters."""
+        kept = tuple(p for p in self.patches if p.owner in owners)
+        return self if len(kept) == len(self.patches) else patch_set(kept)
+
+    def without(self, owners: Container[Owner]) -> PatchSet:
+        """The patches of all other EnvoyFilters."""
+        return self.only([o for o in self.owners if o not in owners])
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, PatchSet) and other.digest == self.digest
@@ -97,13 +115,13 @@ def resolve(
             context = patch.match.context if patch is not None and patch.match is not None else "ANY"
             if patch is not None and patch.apply_to not in ("BOOTSTRAP", "INVALID") and context in contexts:
                 where = f"EnvoyFilter {resource.namespace}/{resource.name} spec.configPatches[{index}]"
-                patches.append(OnePatch(where, patch))
-    if not patches:
-        return None
-    encoded = msgspec.json.encode(patches, enc_hook=encode_hook, order="deterministic")
-    from hashlib import blake2b
+                patches.append(OnePatch(where, patch, (resource.namespace, resource.name)))
+    return patch_set(tuple(patches)) if patches else None
 
-    return PatchSet(blake2b(encoded, digest_size=16).hexdigest(), tuple(patches))
+
+def patch_set(patches: tuple[OnePatch, ...]) -> PatchSet:
+    encoded = msgspec.json.encode(patches, enc_hook=encode_hook, order="deterministic")
+    return PatchSet(blake2b(encoded, digest_size=16).hexdigest(), patches)
 
 
 INBOUND = frozenset(("ANY", "SIDECAR_INBOUND"))

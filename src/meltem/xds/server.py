@@ -7,7 +7,7 @@ on as many gRPC servers as there are ports. What a client does wrong ends its ow
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from typing import NoReturn, Protocol, cast
 
 import grpc
@@ -79,7 +79,9 @@ class DiscoveryServer:
         limits: ConnectionLimits | None = None,
         ready: Callable[[], bool] = lambda: True,
         debug: DebugSource | None = None,
+        settled: Callable[[str], Awaitable[None]] | None = None,
     ) -> None:
+        """`settled`: waits until what a proxy (its id) should have is known."""
         self.connections = connections
         self.batches = Batches()
         self._clock = clock
@@ -88,6 +90,7 @@ class DiscoveryServer:
         self._limits = limits or ConnectionLimits()
         self._ready = ready
         self._debug = debug
+        self._settled = settled
 
     def handler(self, authenticator: Authenticator | None) -> RpcHandler:
         """For one port; None where nobody has to prove who they are."""
@@ -201,6 +204,8 @@ class DiscoveryServer:
         self._metrics.connected(connection.proxy, 1)
         log.info("connected", proxy=connection.proxy.id, connection=connection.id, peer=connection.peer)
         try:
+            if self._settled is not None:
+                await self._settled(connection.proxy.id)
             await connection.run(context, received)
         finally:
             self.connections.remove(connection)

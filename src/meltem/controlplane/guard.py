@@ -1,0 +1,169 @@
+"""EnvoyFilters are tried on Envoy before any proxy is sent what they change.
+
+In: the engine, which holds back what is not tried (`meltem.generate.patched`). Out: `inputs.trials`, what Envoy said of
+each, remembered by content. Nothing that no EnvoyFilter changes waits; the loop of events is never blocked: Envoy runs
+beside, one at a time, with less priority. Where there is no Envoy, or it does not answer, EnvoyFilters are used as they
+are, and the log says so.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+from collections.abc import Collection as Sized
+from collections.abc import Mapping
+
+import structlog
+
+from meltem.clock import Clock
+from meltem.collections import Changes
+from meltem.engine import Engine
+from meltem.errors import EnvironmentError_
+from meltem.generate.patched import Job, filter_digest
+from meltem.graph.inputs import Trial
+from meltem.validate.envoy_check import find_envoy
+from meltem.validate.envoy_trial import Trier
+
+BATCH = 64
+"""Resources tried at once."""
+REMEMBERED = 10_000
+PATIENCE = 10.0
+"""Seconds that a proxy which has just connected waits for trials."""
+_UNSUSPECTED = Trial()
+log = structlog.stdlib.get_logger("guard")
+
+
+class Guard:
+    """`start` before proxies connect, then `run`."""
+
+    def __init__(self, engine: Engine, clock: Clock) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._trier: Trier | None = None
+        self._awake = asyncio.Event()
+        self._done = asyncio.Event()
+        self._remembered: OrderedDict[str, Trial] = OrderedDict()
+        self._suspects: set[str] = set()  # digests of EnvoyFilters that Envoy has refused somewhere
+
+    def start(self) -> None:
+        """From now on what EnvoyFilters change waits for its trial, if there is an Envoy to try it on."""
+        try:
+            self._trier = Trier(find_envoy())
+        except EnvironmentError_ as error:
+            log.warning("EnvoyFilters are used untried", reason=str(error).replace("\n", " "))
+            return
+        self._engine.graph.on_commit(self._engine.resources.patched.wanted, self._note)
+        with self._engine.graph.transaction():
+            self._engine.inputs.guarded.set("", True)
+
+    def _note(self, _changes: Changes[str, Job]) -> None:
+        self._awake.set()
+
+    async def settled(self, proxy_id: str) -> None:
+        """Until everything for this proxy has been tried, but not for long."""
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while self._engine.on_trial(proxy_id):
+                    await self._done.wait()
+        except TimeoutError:
+            log.warning("a proxy gets its configuration before its EnvoyFilters were tried", proxy=proxy_id)
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        if self._trier is None:
+            return
+        while True:
+            await self._awake.wait()
+            self._awake.clear()
+            self._tidy()
+            while batch := self._batch():
+                await self._round(self._trier, batch)
+
+    def _wanted(self) -> Mapping[str, Job]:
+        return dict(self._engine.resources.patched.wanted.items())
+
+    def _tidy(self) -> None:
+        """Trials that count no more go; those that are remembered count again."""
+        inputs, wanted = self._engine.inputs, self._wanted()
+        digests = {filter_digest(j.patches, o) for j in wanted.values() for o in j.patches.owners}
+        with self._engine.graph.transaction():
+            for digest in [d for d in inputs.trials if d not in wanted]:
+                inputs.trials.delete(digest)
+            for digest in [d for d in inputs.tried_filters if d not in digests]:
+                inputs.tried_filters.delete(digest)
+            for digest in wanted:
+                if digest in self._remembered and digest not in inputs.trials:
+                    self._remembered.move_to_end(digest)
+                    inputs.trials.set(digest, self._remembered[digest])
+        self._suspects &= digests
+        self._tell()
+
+    def _batch(self) -> list[Job]:
+        """What is tried next: something with an EnvoyFilter that was refused elsewhere alone, else many at once."""
+        trials = self._engine.inputs.trials
+        untried = [job for digest, job in self._wanted().items() if digest not in trials]
+        fresh = [j for j in untried if not self._suspected(j)]
+        return fresh[:BATCH] or untried[:1]
+
+    def _suspected(self, job: Job) -> bool:
+        return bool(self._suspects) and any(filter_digest(job.patches, o) in self._suspects for o in job.patches.owners)
+
+    async def _round(self, trier: Trier, batch: list[Job]) -> None:
+        found: dict[str, Trial] = {}
+        try:
+            bad = await trier.worst(batch)
+            if bad is None:
+                found = {job.digest: _UNSUSPECTED for job in batch}
+            else:
+                found[bad.digest] = await trier.blame(bad)
+                self._report(bad, found[bad.digest])
+        except TimeoutError:
+            # One at a time, so that what keeps Envoy busy does not cost the others their trial.
+            if len(batch) > 1:
+                await self._singly(trier, batch)
+                return
+            found = {job.digest: Trial(note="Envoy did not say in time whether it takes the resource") for job in batch}
+        except EnvironmentError_ as error:
+            found = {job.digest: Trial(note=error.what) for job in batch}
+        self._settle(batch, found)
+
+    async def _singly(self, trier: Trier, batch: list[Job]) -> None:
+        for job in batch:
+            if job.digest in self._engine.resources.patched.wanted:
+                await self._round(trier, [job])
+
+    def _settle(self, batch: Sized[Job], found: Mapping[str, Trial]) -> None:
+        inputs = self._engine.inputs
+        with self._engine.graph.transaction():
+            for job in batch:
+                trial = found.get(job.digest)
+                if trial is None:
+                    continue
+                inputs.trials.set(job.digest, trial)
+                refused = {(namespace, name) for namespace, name, _ in trial.refused}
+                for owner in job.patches.owners:
+                    digest = filter_digest(job.patches, owner)
+                    if owner in refused:
+                        self._suspects.add(digest)
+                    else:
+                        inputs.tried_filters.set(digest, True)
+                if not trial.note:
+                    self._remembered[job.digest] = trial
+        while len(self._remembered) > REMEMBERED:
+            self._remembered.popitem(last=False)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Who waits in `settled` looks again."""
+        done, self._done = self._done, asyncio.Event()
+        done.set()
+
+    def _report(self, job: Job, trial: Trial) -> None:
+        resource = job.changed[0]
+        for namespace, name, error in trial.refused:
+            log.warning(
+                "an EnvoyFilter is left out: Envoy refuses it",
+                namespace=namespace, name=name, resource=resource.name, reason=error,
+            )  # fmt: skip
+        if trial.note:
+            log.warning("EnvoyFilters are used untried", resource=resource.name, reason=trial.note)
