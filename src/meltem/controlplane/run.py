@@ -38,6 +38,7 @@ from meltem.controlplane.mesh import MeshFiles, MeshSettings
 from meltem.controlplane.pods import Pods
 from meltem.controlplane.webhooks import WebhookPatcher
 from meltem.engine import Engine
+from meltem.envoyapi import CLUSTER
 from meltem.errors import EnvironmentError_, MeltemError
 from meltem.kube import config as kube_config
 from meltem.kube.client import KubeClient, connect
@@ -46,6 +47,7 @@ from meltem.kube.reflector import Reflector
 from meltem.kube.resource_types import MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS
 from meltem.objects import JsonObject, object_at
 from meltem.settings import Settings
+from meltem.status.distribution import Standing
 from meltem.status.ingress import IngressStatusWriter
 from meltem.status.judge import Judge, Refusal
 from meltem.status.writer import StatusWriter
@@ -54,7 +56,7 @@ from meltem.xds.metrics import XdsMetrics
 from meltem.xds.push import Connections, settle_memory
 from meltem.xds.server import DiscoveryServer, GrpcServer, new_server, server_options
 from meltem.xds.status import DebugAnswers
-from meltem.xds.subscription import in_short
+from meltem.xds.subscription import SyncState, in_short
 
 log = structlog.stdlib.get_logger("istiod")
 T = TypeVar("T")
@@ -118,7 +120,7 @@ class ControlPlane:
             debug=DebugAnswers(self.connections, self._namespace),
             settled=self.guard.settled,
         )
-        self.judge = Judge(self.engine, self.feed.problems, self._refusals, settings.cluster_id)
+        self.judge = Judge(self.engine, self.feed.problems, self._refusals, settings.cluster_id, self._standings)
         self.ready = False
         self._stopping = asyncio.Event()
         self._touched: asyncio.Queue[str] = asyncio.Queue()
@@ -213,6 +215,16 @@ class ControlPlane:
                 for name, refusal in some.items():
                     resource = connection.attachment.get(type_url, name)
                     yield Refusal(connection.proxy, resource, name, in_short(refusal.error))
+
+    def _standings(self) -> Iterator[Standing]:
+        """The newest connection of each proxy counts."""
+        newest = {c.proxy.id: c for c in self.connections}
+        for proxy_id, connection in newest.items():
+            states = {t: s.state for t, s in connection.session.statuses().items()}
+            # What it refuses is told with the resource that is to blame; the others it has.
+            started = states.get(CLUSTER, SyncState.NOT_SENT) is not SyncState.NOT_SENT
+            current = started and SyncState.STALE not in states.values() and not self.engine.on_trial(proxy_id)
+            yield Standing(connection.proxy, current)
 
     def _config_map_seen(self, namespace: str, name: str, obj: JsonObject | None) -> None:
         if name == self._settings.pilot_ca_cert_configmap:

@@ -130,13 +130,13 @@ class Patched:
         if trial is None:
             return {}
         return {
-            (_family(key[0]), (namespace, name)): Refused(key[1], key[2], error)
+            (family(key[0]), (namespace, name)): Refused(key[1], key[2], error)
             for namespace, name, error in trial.refused
         }
 
     def _in_force(self, reader: Reader, key: GroupKey, job: Job) -> Job:
         """Without the EnvoyFilters that Envoy refuses on this or another resource of the group."""
-        out = {owner for _, owner in reader.lookup(self._left_out, _family(key[0]))}
+        out = {owner for _, owner in reader.lookup(self._left_out, family(key[0]))}
         return with_patches(job, job.patches.without(out), self._apply) if out.intersection(job.patches.owners) else job
 
     def _guarded(self, reader: Reader) -> bool:
@@ -195,7 +195,7 @@ def with_patches(
     return Job(job.resource, patches, job.where, apply((job.resource, patches, job.where)))
 
 
-def _family(group: Group) -> Group:
+def family(group: Group) -> Group:
     """Groups whose proxies are the same ones do without the same EnvoyFilters."""
     return group.scope if isinstance(group, GatewayKey) else group
 

@@ -49,6 +49,11 @@ class Problem(msgspec.Struct, frozen=True):
     source: str
     what: str
 
+    @property
+    def in_short(self) -> str:
+        """For where the EnvoyFilter is named already."""
+        return f"{self.source.rpartition(' ')[2]}: {self.what}"
+
     def __str__(self) -> str:
         return f"{self.source}: {self.what}"
 

@@ -1,16 +1,17 @@
-"""What has become of every Istio resource: in force, or why not, worded for who wrote it.
+"""What has become of every Istio resource: in force and with whom, or why not, worded for who wrote it.
 
-In: the engine, objects that could not be read, what proxies refuse. Out: `Judge.verdicts`, a `Verdict` each, and a
-log line for each that is new. Looks anew only after something has changed.
+In: the engine, objects that could not be read, what proxies refuse and have. Out: `Judge.verdicts`, a `Verdict` each,
+and a log line for each that is new and bad. Looks anew only after something has changed.
 
-Reasons: `Accepted`; `Invalid` (cannot be read), `NotGenerated` (configuration could not be made), `SecretMissing`,
-`HostNotFound`, `AddressConflict`, `RefusedByProxy`.
+Reasons: `Accepted`, `Distributing` (some proxies do not have it yet); `Invalid` (cannot be read), `NotGenerated`
+(configuration could not be made), `SecretMissing`, `HostNotFound`, `AddressConflict`, `RefusedByEnvoy` (an EnvoyFilter
+that is left out), `RefusedByProxy`.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol, cast
 
 import msgspec
@@ -19,19 +20,19 @@ import structlog
 from meltem.collections import Failure
 from meltem.engine import Engine
 from meltem.envoyapi import Resource as EnvoyResource
+from meltem.generate.patched import Refused, family
 from meltem.graph import credentials, routing
 from meltem.graph.inputs import ResourceKey
 from meltem.graph.model import host_matches
 from meltem.resources.base import Resource
 from meltem.resources.kinds import ISTIO_KINDS
+from meltem.status.distribution import Distribution, Key, Share, Standing
 from meltem.status.reading import OutsideReader
 from meltem.view.gateway import SERVER_PARTS
 from meltem.view.gateway_servers import GatewayKey
 from meltem.view.proxy import Proxy
 
 log = structlog.stdlib.get_logger("status")
-Key = tuple[str, str, str]
-"""kind, namespace, name"""
 _ORIGIN = re.compile(rb"/apis/networking\.istio\.io/v1[a-z0-9]*/namespaces/([a-z0-9-]+)/([a-z-]+)/([a-z0-9.-]+)")
 _KIND_OF_PATH = {b"virtual-service": "VirtualService", b"destination-rule": "DestinationRule"}
 _KIND_OF_COLLECTION = {
@@ -40,16 +41,30 @@ _KIND_OF_COLLECTION = {
     "gateways as written": "Gateway",
 }
 MAX_MESSAGE = 1024
+EVERYTHING_EVERY = 30
+"""Looks after which it is counted anew who has what everybody has had."""
 Origin = tuple[bytes, bytes, bytes]
 """namespace, kind as it stands in a path, name"""
 
 
+ACCEPTED, DISTRIBUTING = "Accepted", "Distributing"
+
+
 class Verdict(msgspec.Struct, frozen=True):
-    """`message` is empty where all is well."""
+    """Where all is well `message` says who has it."""
 
     reason: str
     message: str = ""
     generation: int = 0
+
+    @property
+    def well(self) -> bool:
+        return self.reason == ACCEPTED
+
+    @property
+    def bad(self) -> bool:
+        """Something has to be done about it."""
+        return self.reason not in (ACCEPTED, DISTRIBUTING)
 
 
 class Refusal(msgspec.Struct, frozen=True):
@@ -68,15 +83,28 @@ class Refusals(Protocol):
 
 
 class Judge:
-    """`problems`: objects that could not be read (`Feed.problems`); `cluster`: whose resources are judged."""
+    """`problems`: objects that could not be read (`Feed.problems`); `cluster`: whose resources are judged; `standings`:
+    connected proxies, and who has acknowledged everything."""
 
-    def __init__(self, engine: Engine, problems: Mapping[Key, str], refusals: Refusals, cluster: str) -> None:
+    def __init__(
+        self,
+        engine: Engine,
+        problems: Mapping[Key, str],
+        refusals: Refusals,
+        cluster: str,
+        standings: Callable[[], Iterable[Standing]] = tuple,
+    ) -> None:
         self._engine = engine
         self._problems = problems
         self._refusals = refusals
         self._cluster = cluster
         self._kinds = {k.kind for k in ISTIO_KINDS}
         self._stale = True
+        self.distribution = Distribution(engine, standings)
+        self._resources: dict[Key, Resource] = {}
+        self._shares: dict[Key, Share] = {}
+        self._new: dict[Key, int] = {}  # generations that were counted
+        self._looks = 0
         self._computed: dict[Key, Verdict] = {}
         self._said: dict[Key, str] = {}
         self.verdicts: Mapping[Key, Verdict] = {}
@@ -90,16 +118,17 @@ class Judge:
         if self._stale:
             self._stale = False
             self._computed = self._compute()
-        found = dict(self._computed)
+        self._share_out()
+        found = {k: self._with_share(k, v) if v.well else v for k, v in self._computed.items()}
         for key, line in self._problems.items():
             if key[0] in self._kinds:
                 found[key] = Verdict("Invalid", line)
         for key, message in self._refused().items():
             old = found.get(key)
-            if old is not None and old.reason == "Accepted":
+            if old is not None and not old.bad:
                 found[key] = Verdict("RefusedByProxy", message[:MAX_MESSAGE], old.generation)
         self.verdicts = found
-        said = {k: v.message for k, v in found.items() if v.message}
+        said = {k: v.message for k, v in found.items() if v.bad}
         for key, message in said.items():
             if self._said.get(key) != message and found[key].reason not in ("Invalid", "RefusedByProxy"):
                 log.warning(
@@ -108,20 +137,49 @@ class Judge:
                 )  # fmt: skip
         self._said = said
 
+    def _share_out(self) -> None:
+        """Who has what: at once where something is new or not everybody has it, of all the rest now and then."""
+        self.distribution.look()
+        self._looks += 1
+        everything = self._looks % EVERYTHING_EVERY == 1
+        shares: dict[Key, Share] = {}
+        for key, resource in self._resources.items():
+            known = self._shares.get(key)
+            if (
+                everything
+                or known is None
+                or not known.complete
+                or self._new.get(key, 0) != resource.metadata.generation
+            ):
+                known = self.distribution.share(resource)
+            shares[key] = known
+        self._shares = shares
+        self._new = {k: r.metadata.generation for k, r in self._resources.items()}
+
+    def _with_share(self, key: Key, verdict: Verdict) -> Verdict:
+        share = self._shares.get(key)
+        if share is None:
+            return verdict
+        return Verdict(ACCEPTED if share.complete else DISTRIBUTING, str(share), verdict.generation)
+
     def _compute(self) -> dict[Key, Verdict]:
-        found: dict[Key, Verdict] = {}
-        generations: dict[Key, int] = {}
+        resources: dict[Key, Resource] = {}
         for kind, source in self._engine.inputs.by_kind.items():
             if kind not in self._kinds:
                 continue
             for key, value in source.items():
                 if key[0] == self._cluster and isinstance(value, Resource):
-                    generations[(kind, key[1], key[2])] = value.metadata.generation
+                    resources[(kind, key[1], key[2])] = value
+        self._resources = resources
+        generations = {k: v.metadata.generation for k, v in resources.items()}
+        self.distribution.enter(generations)
         wrong: dict[Key, tuple[str, str]] = {}
-        for key, reason, message in (*self._failed(), *self._secrets(), *self._hosts(), *self._addresses()):
+        sources = (self._failed(), self._secrets(), self._hosts(), self._addresses(), self._left_out())
+        for key, reason, message in (one for source in sources for one in source):
             wrong.setdefault(key, (reason, message))
+        found: dict[Key, Verdict] = {}
         for key, generation in generations.items():
-            reason, message = wrong.get(key, ("Accepted", ""))
+            reason, message = wrong.get(key, (ACCEPTED, ""))
             found[key] = Verdict(reason, message[:MAX_MESSAGE], generation)
         return found
 
@@ -219,6 +277,26 @@ class Judge:
                             "Give one of them another address or port."
                         )
                         yield mine, "AddressConflict", message
+
+    def _left_out(self) -> Iterator[tuple[Key, str, str]]:
+        """EnvoyFilters that Envoy refuses, tried before anybody was sent them, and patches that can be read nowhere."""
+        resources = self._engine.resources
+        groups: dict[tuple[str, str], list[object]] = {}
+        why: dict[tuple[str, str], Refused] = {}
+        for (group, owner), refused in sorted(resources.patched.refused.items(), key=repr):
+            groups.setdefault(owner, []).append(group)
+            why.setdefault(owner, refused)
+        for owner, some in groups.items():
+            held = sorted(p for p, g in resources.groups_of.items() if any(family(one) in some for one in g))
+            one = why[owner]
+            what = one.type_url.rpartition(".")[2]
+            message = (
+                f"left out for {len(held)} {'proxies' if len(held) > 1 else 'proxy'} ({', '.join(held[:3])}"
+                f"{', …' if len(held) > 3 else ''}): Envoy refuses {what} {one.name} with it: {one.error}"
+            )
+            yield ("EnvoyFilter", *owner), "RefusedByEnvoy", message
+        for key, problems in resources.patch_problems.items():
+            yield ("EnvoyFilter", key[1], key[2]), "Invalid", "; ".join(p.in_short for p in problems)
 
     def _refused(self) -> dict[Key, str]:
         found: dict[Key, str] = {}

@@ -1,9 +1,11 @@
-"""Conditions in the status of Istio resources: whether they are in force, where their author looks first.
+"""Conditions in the status of Istio resources: whether they are in force and with whom, where their author looks first.
 
 In: verdicts (`meltem.status.judge`). Out: `status.conditions` (type `Reconciled`) and `observedGeneration`, by
-server-side apply on the subresource: True with reason Accepted, False with the reason and what to do. Only the leader
-writes; at most `PER_SECOND` writes, what is wrong first; a condition that says the same is left alone, and what others
-write over ours is not written again before there is something new to say.
+server-side apply on the subresource: True with reason Accepted and how many proxies have it, False with the reason and
+what to do. Only the leader writes; at most `PER_SECOND` writes, what is wrong first; a condition that says the same is
+left alone, and what others write over ours is not written again before there is something new to say. That some proxies
+do not have a resource yet is worth a write only when it lasts, and that only their number changed once in a while: pods
+come and go.
 """
 
 from __future__ import annotations
@@ -19,11 +21,15 @@ from meltem.kube.client import KubeClient, PatchKind
 from meltem.kube.resource_types import ResourceType
 from meltem.objects import JsonObject, at, int_at, objects_at, str_at
 from meltem.resources.kinds import ISTIO_KINDS, KindInfo
-from meltem.status.judge import Key, Verdict
+from meltem.status.judge import DISTRIBUTING, Key, Verdict
 
 PER_SECOND = 20.0
 MANAGER = "istiod-status"
 CONDITION = "Reconciled"
+LASTING = 2.0
+"""Seconds after which it is said that some proxies do not have a resource."""
+COUNTS_EVERY = 60.0
+"""Seconds between two writes of one resource that only differ in the number of proxies."""
 log = structlog.stdlib.get_logger("status")
 
 
@@ -42,7 +48,8 @@ class StatusWriter:
         self._source = source
         self._clock = clock
         self._enabled = enabled
-        self._written: dict[Key, Verdict] = {}
+        self._written: dict[Key, tuple[Verdict, float]] = {}  # and when
+        self._unfinished: dict[Key, float] = {}  # since when some proxies do not have it
         self._complained: set[str] = set()
         self._kinds: dict[str, KindInfo] = {k.kind: k for k in ISTIO_KINDS}
 
@@ -56,16 +63,29 @@ class StatusWriter:
 
     def due(self) -> Sequence[tuple[Key, Verdict]]:
         """What has to be written now, what is wrong first."""
-        now = self._source.verdicts
+        now, clock = self._source.verdicts, self._clock.monotonic()
         for key in [k for k in self._written if k not in now]:
             del self._written[key]
-        changed = [(k, v) for k, v in now.items() if k[0] in self._kinds and self._written.get(k) != v]
-        return sorted(changed, key=lambda item: not item[1].message)
+        unfinished = {k for k, v in now.items() if v.reason == DISTRIBUTING}
+        self._unfinished = {k: self._unfinished.get(k, clock) for k in unfinished}
+        changed = [(k, v) for k, v in now.items() if k[0] in self._kinds and self._is_news(k, v, clock)]
+        return sorted(changed, key=lambda item: (not item[1].bad, item[1].well))
+
+    def _is_news(self, key: Key, verdict: Verdict, now: float) -> bool:
+        if now - self._unfinished.get(key, -LASTING) < LASTING:
+            return False
+        written = self._written.get(key)
+        if written is None:
+            return True
+        before, at_ = written
+        if (before.reason, before.generation) != (verdict.reason, verdict.generation) or verdict.bad:
+            return before != verdict
+        return before != verdict and now - at_ >= COUNTS_EVERY
 
     async def _write(self, key: Key, verdict: Verdict) -> None:
         info = self._kinds[key[0]]
         rt = ResourceType(info.group, info.versions[0], info.plural, info.kind, info.namespaced)
-        self._written[key] = verdict
+        self._written[key] = verdict, self._clock.monotonic()
         try:
             live = await self._client.get(rt, key[2], key[1])
             if says_already(live, verdict):
@@ -82,22 +102,23 @@ class StatusWriter:
                 log.warning("a status could not be written", kind=key[0], name=key[2], reason=str(error))
 
     def _body(self, info: KindInfo, key: Key, live: JsonObject, verdict: Verdict) -> JsonObject:
-        state = "False" if verdict.message else "True"
+        state = "True" if verdict.well else "False"
         before = _condition(live)
         since = str_at(before, "lastTransitionTime") if str_at(before, "status") == state else ""
+        generation = verdict.generation or int_at(live, "metadata", "generation")
         condition: JsonObject = {
             "type": CONDITION,
             "status": state,
             "reason": verdict.reason,
             "message": verdict.message,
             "lastTransitionTime": since or rfc3339(self._clock.now()),
+            "observedGeneration": generation,  # a number: `kubectl wait` compares it
         }
-        generation = verdict.generation or int_at(live, "metadata", "generation")
         return {
             "apiVersion": info.api_version,
             "kind": info.kind,
             "metadata": {"name": key[2], "namespace": key[1]},
-            "status": {"observedGeneration": str(generation), "conditions": [condition]},
+            "status": {"observedGeneration": generation, "conditions": [condition]},
         }
 
 
@@ -113,8 +134,9 @@ def says_already(live: JsonObject, verdict: Verdict) -> bool:
     condition = _condition(live)
     observed = str(at(live, "status", "observedGeneration") or "")
     return (
-        str_at(condition, "status") == ("False" if verdict.message else "True")
+        str_at(condition, "status") == ("True" if verdict.well else "False")
         and str_at(condition, "reason") == verdict.reason
         and str_at(condition, "message") == verdict.message
         and (not verdict.generation or observed == str(verdict.generation))
+        and int_at(condition, "observedGeneration") == int_at(live, "status", "observedGeneration")
     )

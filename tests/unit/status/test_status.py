@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import mesh_files
+
 from meltem.clock import ManualClock
 from meltem.engine import Engine
+from meltem.graph.inputs import Trial
 from meltem.kube.client import PatchKind
 from meltem.objects import JsonObject, objects_at
 from meltem.resources.parse import parse
+from meltem.status.distribution import Standing
 from meltem.status.ingress import IngressStatusWriter
-from meltem.status.judge import Judge, Refusal
+from meltem.status.judge import EVERYTHING_EVERY, Judge, Refusal
 from meltem.status.writer import StatusWriter
 
 CLUSTER = "Kubernetes"
@@ -21,11 +25,22 @@ class World:
         self.engine = Engine()
         self.problems: dict[tuple[str, str, str], str] = {}
         self.refusals: list[Refusal] = []
-        self.judge = Judge(self.engine, self.problems, lambda: self.refusals, CLUSTER)
+        self.standings: dict[str, Standing] = {}
+        self.judge = Judge(
+            self.engine, self.problems, lambda: self.refusals, CLUSTER, lambda: list(self.standings.values())
+        )
 
-    def put(self, kind: str, name: str, api: str = "networking.istio.io/v1", **content: object) -> None:
+    def connect(self, name: str, labels: dict[str, str], *, current: bool = True, namespace: str = "default") -> None:
+        """A sidecar, or what it has acknowledged since."""
+        proxy = mesh_files.sidecar(name, namespace, "10.0.0.1", labels)
+        self.engine.connect(proxy)
+        self.standings[proxy.id] = Standing(proxy, current)
+
+    def put(
+        self, kind: str, name: str, api: str = "networking.istio.io/v1", *, generation: int = 3, **content: object
+    ) -> None:
         obj: JsonObject = {"apiVersion": api, "kind": kind, **content}
-        obj["metadata"] = {"name": name, "namespace": "default", "generation": 3}
+        obj["metadata"] = {"name": name, "namespace": "default", "generation": generation}
         with self.engine.graph.transaction():
             self.engine.inputs.by_kind[kind].set((CLUSTER, "default", name), parse(obj))
 
@@ -112,14 +127,17 @@ async def test_conditions_are_written_once_and_again_only_with_news() -> None:
     assert len(api.patches) == 1
     condition = objects_at(api.objects["vs"], "status", "conditions")[0]
     assert (condition["type"], condition["status"], condition["reason"]) == ("Reconciled", "False", "HostNotFound")
-    assert api.objects["vs"]["status"]["observedGeneration"] == "3"
+    assert api.objects["vs"]["status"]["observedGeneration"] == 3
+    assert condition["observedGeneration"] == 3, "a number: kubectl wait compares it with metadata.generation"
 
     await clock.advance(60)
     world.service("missing")
     world.judge.look()
     await written(writer)
     condition = objects_at(api.objects["vs"], "status", "conditions")[0]
-    assert (condition["status"], condition["reason"], condition["message"]) == ("True", "Accepted", "")
+    assert (condition["status"], condition["reason"], condition["message"]) == (
+        "True", "Accepted", "no connected proxy uses it"
+    )  # fmt: skip
     assert len(api.patches) == 2
 
     # Another leader that finds the same leaves it alone; somebody who writes over it is not fought.
@@ -127,6 +145,108 @@ async def test_conditions_are_written_once_and_again_only_with_news() -> None:
     api.objects["vs"] = {"metadata": {}, "status": {"conditions": []}}
     await written(writer)
     assert len(api.patches) == 2
+
+
+def test_who_has_a_resource_is_counted_by_what_proxies_acknowledged_since_it_came() -> None:
+    world = World()
+    world.service("web")
+    world.connect("a", {})
+    world.connect("b", {})
+    world.connect("c", {}, namespace="other")
+    world.virtual_service("web")
+    assert world.message("VirtualService", "vs") == "3/3 proxies up to date."
+    world.connect("b", {}, current=False)
+    world.virtual_service("web")  # the same generation, which b has had
+    assert world.message("VirtualService", "vs") == "3/3 proxies up to date."
+    spec = {"hosts": ["a"], "http": [{"route": [{"destination": {"host": "web"}}]}], "exportTo": ["."]}
+    world.put("VirtualService", "vs", spec=spec, generation=4)
+    assert world.reason("VirtualService", "vs") == "Distributing"
+    assert world.message("VirtualService", "vs") == "1/2 proxies up to date. b.default not yet."
+    world.connect("b", {})
+    assert world.reason("VirtualService", "vs") == "Accepted"
+    assert world.message("VirtualService", "vs") == "2/2 proxies up to date."
+
+
+def test_a_policy_is_only_for_proxies_that_it_selects() -> None:
+    world = World()
+    world.connect("a", {"app": "a"})
+    world.connect("b", {"app": "b"})
+    spec = {"selector": {"matchLabels": {"app": "a"}}}
+    world.put("AuthorizationPolicy", "p", "security.istio.io/v1", spec=spec)
+    assert world.message("AuthorizationPolicy", "p") == "1/1 proxies up to date."
+    world.put("Sidecar", "s", spec={"egress": [{"hosts": ["./*"]}]})
+    assert world.message("Sidecar", "s") == "2/2 proxies up to date."
+    world.put("Gateway", "g", spec={"selector": {"app": "a"}, "servers": []})
+    assert world.message("Gateway", "g") == "no connected proxy uses it"
+
+
+def test_a_left_out_envoy_filter_says_so_in_envoys_words() -> None:
+    world = World()
+    world.connect("a", {"app": "a"})
+    with world.engine.graph.transaction():
+        world.engine.inputs.guarded.set("", True)
+    value = {"connect_timeout": "7s"}
+    patch = {"applyTo": "CLUSTER", "patch": {"operation": "MERGE", "value": value}}
+    world.put("EnvoyFilter", "ef", "networking.istio.io/v1alpha3", spec={"configPatches": [patch]})
+    with world.engine.graph.transaction():
+        for digest in list(world.engine.resources.patched.wanted):
+            world.engine.inputs.trials.set(digest, Trial((("default", "ef", "spec.configPatches[0]: no"),)))
+    assert world.reason("EnvoyFilter", "ef") == "RefusedByEnvoy"
+    message = world.message("EnvoyFilter", "ef")
+    assert message.startswith("left out for 1 proxy (a.default): Envoy refuses Cluster ")
+    assert message.endswith("with it: spec.configPatches[0]: no")
+
+
+def test_a_patch_that_is_no_message_of_envoys_is_told_with_its_index() -> None:
+    world = World()
+    patch = {"applyTo": "CLUSTER", "patch": {"operation": "MERGE", "value": {"connect_timeout": "soon"}}}
+    world.put("EnvoyFilter", "ef", "networking.istio.io/v1alpha3", spec={"configPatches": [patch]})
+    assert world.reason("EnvoyFilter", "ef") == "Invalid"
+    assert world.message("EnvoyFilter", "ef").startswith("spec.configPatches[0]: the value is no Cluster of Envoy")
+
+
+async def test_that_some_proxies_lag_is_written_only_when_it_lasts_and_counts_now_and_then() -> None:
+    world, api, clock = World(), Api(), ManualClock()
+    world.service("web")
+    world.connect("a", {}, current=False)
+    world.virtual_service("web")
+    world.judge.look()
+    writer = StatusWriter(api, world.judge, clock)
+    await written(writer)
+    assert api.patches == []
+    await clock.advance(3)
+    await written(writer)
+    condition = objects_at(api.objects["vs"], "status", "conditions")[0]
+    assert (condition["status"], condition["reason"]) == ("False", "Distributing")
+    world.connect("a", {})
+    world.judge.look()
+    await written(writer)
+    assert len(api.patches) == 2
+    for number in range(50):  # pods come, one after the other
+        world.connect(f"more-{number}", {})
+        world.judge.look()
+        await written(writer)
+    assert len(api.patches) == 2
+    await clock.advance(61)
+    for _ in range(EVERYTHING_EVERY):
+        world.judge.look()
+    await written(writer)
+    condition = objects_at(api.objects["vs"], "status", "conditions")[0]
+    assert condition["message"] == "51/51 proxies up to date."
+
+
+def test_a_status_that_changes_pushes_nothing() -> None:
+    world = World()
+    world.service("web")
+    world.connect("a", {})
+    world.virtual_service("web")
+    told: list[object] = []
+    attachment = world.engine.bundles.attach("a.default", told.append)
+    spec = {"hosts": ["a"], "http": [{"route": [{"destination": {"host": "web"}}]}]}
+    conditions = [{"type": "Reconciled", "status": "True", "message": "1/1 proxies up to date."}]
+    world.put("VirtualService", "vs", spec=spec, status={"observedGeneration": 3, "conditions": conditions})
+    attachment.close()
+    assert told == []
 
 
 async def test_an_ingress_gets_the_gateways_addresses() -> None:
