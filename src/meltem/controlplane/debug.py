@@ -24,7 +24,9 @@ from meltem.graph.model import Endpoint
 from meltem.objects import Json, JsonObject
 from meltem.resources.base import Message, Resource
 from meltem.resources.base import encode_hook as resource_hook
+from meltem.resources.kinds import ISTIO_KINDS
 from meltem.resources.parse import to_object
+from meltem.status.judge import Judge
 from meltem.xds import status
 from meltem.xds.connection import Connection
 from meltem.xds.push import Connections
@@ -59,6 +61,7 @@ class Debug:
         server: DiscoveryServer,
         mesh: MeshSettings,
         feed: Feed,
+        judge: Judge,
         *,
         system_namespace: str,
         authenticator: Authenticator | None,
@@ -69,6 +72,7 @@ class Debug:
         self._connections: Connections = server.connections
         self._mesh = mesh
         self._feed = feed
+        self._judge = judge
         self._system = system_namespace
         self._authenticator = authenticator
         self._admin = admin
@@ -77,6 +81,10 @@ class Debug:
         """Path below `/debug/` → what it shows, and how."""
         found: dict[str, tuple[str, Callable[[web.Request], Json]]] = {
             "syncz": ("Synchronization status of all Envoys connected to this istiod", self._syncz),
+            "config_distribution": (
+                "Which proxies have the resource named by resource, as it stands",
+                self._distribution,
+            ),
             "adsz": (
                 "Connected clients with what they are subscribed to; ?push=true sends everything anew",
                 self._adsz,
@@ -159,7 +167,31 @@ class Debug:
 
     def _syncz(self, request: web.Request) -> Json:
         namespace = request.query.get("namespace", "")
-        return status.syncz(c for c in self._connections if not namespace or c.proxy.namespace == namespace)
+        shown = [c for c in self._connections if not namespace or c.proxy.namespace == namespace]
+        found: list[Json] = []
+        for connection, one in zip(shown, status.syncz(shown), strict=True):
+            left_out: JsonObject = {
+                f"{ns}/{name}": why.error
+                for (ns, name), why in self._engine.resources.patched.left_out(connection.attachment.groups).items()
+            }
+            found.append({**one, "envoyfilters_left_out": left_out} if left_out and isinstance(one, dict) else one)
+        return found
+
+    def _distribution(self, request: web.Request) -> Json:
+        parts = request.query.get("resource", "").split("/")
+        info = next((k for k in ISTIO_KINDS if parts[0].lower() in (k.kind.lower(), k.plural)), None)
+        if len(parts) != 3 or info is None:
+            raise LookupError("name a resource: ?resource=virtualservice/<namespace>/<name>")
+        self._judge.look()
+        key = (info.kind, parts[1], parts[2])
+        verdict = self._judge.verdicts.get(key)
+        if verdict is None:
+            raise LookupError(f"{info.kind} {parts[1]}/{parts[2]} is not known to this istiod")
+        share = self._judge.share(key)
+        return {
+            "resource": "/".join(key), "generation": verdict.generation, "reason": verdict.reason,
+            "message": verdict.message, "have": share.have, "of": share.of, "missing": [*share.missing],
+        }  # fmt: skip
 
     def _adsz(self, request: web.Request) -> Json:
         if request.query.get("push") == "true":

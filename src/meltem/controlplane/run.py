@@ -299,6 +299,7 @@ class ControlPlane:
                 self.server,
                 self.mesh,
                 self.feed,
+                self.judge,
                 system_namespace=self._namespace,
                 authenticator=self._authenticator if settings.enable_debug_endpoint_auth else None,
                 admin=settings.unsafe_enable_admin_endpoints,

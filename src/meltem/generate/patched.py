@@ -94,6 +94,14 @@ class Patched:
         """Whether something of these groups has not been tried yet."""
         return any(self._waiting_groups.lookup(group) for group in groups)
 
+    def left_out(self, groups: Iterable[Group]) -> Mapping[Owner, Refused]:
+        """EnvoyFilters that proxies of these groups do without."""
+        found: dict[Owner, Refused] = {}
+        for group in groups:
+            for (_, owner), why in self._left_out.lookup(family(group)).items():
+                found.setdefault(owner, why)
+        return found
+
     # --- applying ---
 
     def _job(self, reader: Reader, key: GroupKey, draft: Resource) -> Mapping[GroupKey, Job]:

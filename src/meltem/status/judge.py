@@ -137,6 +137,10 @@ class Judge:
                 )  # fmt: skip
         self._said = said
 
+    def share(self, key: Key) -> Share:
+        """Who has a resource, as of the last look."""
+        return self._shares.get(key) or Share(0, 0)
+
     def _share_out(self) -> None:
         """Who has what: at once where something is new or not everybody has it, of all the rest now and then."""
         self.distribution.look()

@@ -69,6 +69,8 @@ def _show(found: list[JsonObject], output: str, verbosity: int) -> None:
             click.echo(line)
         for line in refusals(found) if verbosity else ():
             click.echo(line)
+        for line in left_out(found):
+            click.echo(line)
         if not verbosity and any(object_at(o, "errors") for o in found):
             click.echo("\nSome proxies refused a part of their configuration: see istioctl proxy-status -v 1.")
 
@@ -99,6 +101,20 @@ def _state(one: JsonObject, key: str) -> str:
         if bad in states:
             return bad
     return "SYNCED" if "SYNCED" in states else (states[0] if states else "IGNORED").replace("_", " ")
+
+
+def left_out(found: list[JsonObject]) -> list[str]:
+    """EnvoyFilters that proxies do without, because Envoy refuses them."""
+    by_filter: dict[tuple[str, str], list[str]] = {}
+    for one in found:
+        for name, why in object_at(one, "envoyfilters_left_out").items():
+            by_filter.setdefault((name, str(why)), []).append(str_at(one, "proxy"))
+    lines: list[str] = []
+    for (name, why), proxies in sorted(by_filter.items()):
+        held = ", ".join(sorted(proxies)[:3]) + (", …" if len(proxies) > 3 else "")
+        count = "1 proxy" if len(proxies) == 1 else f"{len(proxies)} proxies"
+        lines.append(f"EnvoyFilter {name} is left out for {count} ({held}): Envoy refuses it: {why}")
+    return ["", *lines] if lines else []
 
 
 def refusals(found: list[JsonObject]) -> list[str]:
