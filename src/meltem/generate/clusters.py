@@ -65,6 +65,8 @@ def outbound(view: ClusterView) -> Resource:
     if view.external:
         options.http_filters.extend(peers.withheld())
     _transport(message, view, options)
+    if policy is not None and policy.outlier_detection is not None:
+        _error_codes(options, policy.outlier_detection.outlier_detection_http_error_codes)
     if options.ListFields():
         if not options.WhichOneof("upstream_protocol_options"):
             options.explicit_http_config.http_protocol_options.SetInParent()
@@ -175,6 +177,14 @@ def _outliers(message: C, rule: networking.OutlierDetection) -> None:
     message.common_lb_config.healthy_panic_threshold.value = float(rule.min_health_percent)
 
 
+def _error_codes(options: api.http_protocol_options.HttpProtocolOptions, codes: tuple[int, ...]) -> None:
+    """Which answers count as errors of the endpoint, in place of 5xx."""
+    for code in codes:
+        matcher = options.outlier_detection.error_matcher
+        one = matcher.or_match.rules.add() if len(codes) > 1 else matcher
+        one.http_response_headers_match.headers.add(name=":status", string_match={"exact": str(code)})
+
+
 def _keepalive(message: C, pool: networking.ConnectionPool | None, mesh: MeshOptions) -> None:
     own = pool.tcp.tcp_keepalive if pool is not None and pool.tcp is not None else None
     keepalive = own or mesh.tcp_keepalive
@@ -195,9 +205,17 @@ def _http_options(
 ) -> api.http_protocol_options.HttpProtocolOptions:
     """HTTP/2 where the port says so or the rule upgrades, the client's own version where it is sniffed; limits."""
     options = api.http_protocol_options.HttpProtocolOptions()
+    _http_version(options, view, pool.http if pool is not None else None)
+    _connection_limits(options, pool)
+    return options
+
+
+def _connection_limits(
+    options: api.http_protocol_options.HttpProtocolOptions, pool: networking.ConnectionPool | None
+) -> None:
+    """How long a connection may idle and live, and how many requests it may carry."""
     http = pool.http if pool is not None else None
     tcp = pool.tcp if pool is not None else None
-    _http_version(options, view, http)
     common = api.protocol.HttpProtocolOptions()
     idle = http.idle_timeout if http is not None else None
     if idle is None and tcp is not None and tcp.idle_timeout is not None:
@@ -210,7 +228,6 @@ def _http_options(
         common.max_connection_duration.CopyFrom(api.duration(float(tcp.max_connection_duration)))
     if common.ListFields():
         options.common_http_protocol_options.CopyFrom(common)
-    return options
 
 
 def _http_version(
@@ -348,13 +365,16 @@ def _inbound(view: InboundView, port: InboundPort) -> Resource:
         if port.target and port.target != port.port:
             message.original_dst_lb_config.upstream_port_override.value = port.target
         _bind_loopback(message, view.ipv4)
+    options = api.http_protocol_options.HttpProtocolOptions()
+    _connection_limits(options, port.pool)
     if port.protocol.is_http2:
-        options = api.http_protocol_options.HttpProtocolOptions(explicit_http_config={"http2_protocol_options": {}})
-        message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(api.pack(options))
+        options.explicit_http_config.http2_protocol_options.SetInParent()
     elif port.protocol.is_http or port.protocol is Protocol.AUTO:
-        options = api.http_protocol_options.HttpProtocolOptions(
-            use_downstream_protocol_config={"http_protocol_options": {}, "http2_protocol_options": {}}
-        )
+        options.use_downstream_protocol_config.http_protocol_options.SetInParent()
+        options.use_downstream_protocol_config.http2_protocol_options.SetInParent()
+    elif options.ListFields():
+        options.explicit_http_config.http_protocol_options.SetInParent()
+    if options.ListFields():
         message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(api.pack(options))
     if tcp is not None:
         _keepalive(message, port.pool, view.mesh)

@@ -18,6 +18,7 @@ HeaderValueOption = api.base.HeaderValueOption
 FAULT = "envoy.filters.http.fault"
 CORS = "envoy.filters.http.cors"
 DEFAULT_RETRY_ON = "connect-failure,refused-stream,unavailable,cancelled,retriable-status-codes"
+INBOUND_RETRY_ON = "reset-before-request"
 _POLICY_TOKENS = frozenset(
     (
         "5xx", "gateway-error", "reset", "reset-before-request", "connect-failure", "envoy-ratelimited",
@@ -69,6 +70,9 @@ def _forward(made: R.Route, view: RouteView, mesh: MeshOptions) -> None:
     action = made.route
     timeout = float(rule.timeout) if rule is not None and rule.timeout is not None else 0.0
     action.timeout.CopyFrom(api.duration(timeout))  # 0: no limit, Istio's default
+    # A gRPC client's own deadline holds, as long as it is within the route's. The field is old, but with the newer
+    # `max_stream_duration` Envoy takes no notice of `timeout`.
+    action.max_grpc_timeout.CopyFrom(action.timeout)
     if rule is not None:
         _rewrite(action, rule)
     if len(view.clusters) == 1:
@@ -145,8 +149,12 @@ def _retries(
     consistent: bool,
 ) -> None:
     """Istio's default is two retries on other hosts for failures that are safe to repeat; 0 attempts: none. With
-    consistent hashing a retry stays on the host of its key."""
+    consistent hashing a retry stays on the host of its key. The server's proxy sends again only what its application
+    never saw, and nothing of gRPC, whose streams may be under way."""
     if own is None and _is_inbound(view):
+        if not view.grpc:
+            action.retry_policy.retry_on = INBOUND_RETRY_ON
+            action.retry_policy.num_retries.value = 2
         return
     settings = own or mesh.default_retries
     if settings is not None and settings.attempts <= 0:

@@ -97,20 +97,18 @@ def rule_for(
 
 
 def _merge(rules: Iterable[Rule], client_namespace: str, client_labels: tuple[tuple[str, str], ...]) -> Rule | None:
-    """A rule for selected workloads beats the general one in its own namespace; else the oldest holds and others of the
-    same host add their subsets."""
+    """One rule from several of the same host and namespace. A rule for selected workloads beats the general ones in its
+    own namespace, else the oldest holds; the others add subsets that it lacks, and their policy if it has none."""
     ordered = sorted(rules, key=lambda r: (r.created, r.name))
-    selected = [
-        r for r in ordered if r.selector and r.namespace == client_namespace and set(r.selector) <= set(client_labels)
-    ]
-    if selected:
-        return selected[0]
     general = [r for r in ordered if not r.selector]
-    if len(general) <= 1:
-        return general[0] if general else None
+    selecting = (r for r in ordered if r.selector and r.namespace == client_namespace)
+    first = next((r for r in selecting if set(r.selector) <= set(client_labels)), None)
+    together = general if first is None else [*(r for r in ordered if r.selector == first.selector), *general]
+    if len(together) <= 1:
+        return together[0] if together else None
     subsets: dict[str, networking.Subset] = {}
-    for rule in general:
+    for rule in together:
         for subset in rule.subsets:
             subsets.setdefault(subset.name, subset)
-    policy = next((r.policy for r in general if r.policy is not None), None)
-    return msgspec.structs.replace(general[0], policy=policy, subsets=tuple(subsets.values()))
+    policy = next((r.policy for r in together if r.policy is not None), None)
+    return msgspec.structs.replace(together[0], policy=policy, subsets=tuple(subsets.values()))

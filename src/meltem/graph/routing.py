@@ -35,9 +35,11 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
     """Our annotation `meltem.io/sticky`: what a weighted split keeps each user on a version by."""
 
     @property
-    def order(self) -> tuple[str, str, str]:
-        """Older rules come first; then by name, so that the order never depends on history."""
-        return (self.created, self.namespace, self.name)
+    def order(self) -> tuple[int, str, str, str]:
+        """A rule that only its own namespace sees comes before one for chosen namespaces, that before one for all;
+        then the older; then by name, so that the order never depends on history."""
+        width = 2 if "*" in self.export_to else int(self.export_to != (self.namespace,))
+        return (width, self.created, self.namespace, self.name)
 
     def visible_to(self, namespace: str) -> bool:
         return "*" in self.export_to or namespace in self.export_to
@@ -67,8 +69,8 @@ def from_virtual_service(
         return None
     namespace = vs.namespace
     http: list[networking.HTTPRoute] = []
-    for route in spec.http:
-        http.extend(_delegated(route, namespace, domain, delegates))
+    for route in (_resolve_http(r, namespace, domain) for r in spec.http):
+        http.extend(_delegated(route, namespace, domain, default_export, delegates))
     return Routing(
         name=vs.name,
         namespace=namespace,
@@ -76,7 +78,7 @@ def from_virtual_service(
         hosts=tuple(dict.fromkeys(short_name(h, namespace, domain).lower() for h in spec.hosts)),
         gateways=resolve_gateways(spec.gateways, namespace) or (MESH,),
         export_to=resolve_export_to(spec.export_to, namespace, default_export),
-        http=tuple(_resolve_http(r, namespace, domain) for r in http),
+        http=tuple(http),
         tls=tuple(
             msgspec.structs.replace(
                 r,
@@ -142,32 +144,46 @@ def _resolve_http(route: networking.HTTPRoute, namespace: str, domain: str) -> n
 
 
 def _delegated(
-    route: networking.HTTPRoute, namespace: str, domain: str, delegates: Delegates
+    route: networking.HTTPRoute,
+    namespace: str,
+    domain: str,
+    default_export: tuple[str, ...],
+    delegates: Delegates,
 ) -> list[networking.HTTPRoute]:
-    """A route that delegates becomes the delegate's routes, each narrowed by the root's matches."""
+    """A route that delegates becomes the delegate's routes, each narrowed by the root's matches. What the delegate does
+    not say itself is the root's. A delegate that the root's namespace may not see, or that is none, has no routes."""
     if route.delegate is None:
         return [route]
     where = route.delegate.namespace or namespace
     target = delegates(where, route.delegate.name)
     if target is None or target.spec.hosts:
         return []
+    exported = resolve_export_to(target.spec.export_to, where, default_export)
+    if "*" not in exported and namespace not in exported:
+        return []
     out: list[networking.HTTPRoute] = []
-    for inner in target.spec.http:
+    for inner in (_resolve_http(r, where, domain) for r in target.spec.http):
         match = _narrow(route.match, inner.match)
         if match is None:
             continue
-        resolved = _resolve_http(inner, where, domain)
+        mirrors = inner if inner.mirror is not None or inner.mirrors else route
         out.append(
             msgspec.structs.replace(
-                resolved,
+                inner,
                 match=match,
-                timeout=resolved.timeout if resolved.timeout is not None else route.timeout,
-                retries=resolved.retries or route.retries,
-                headers=resolved.headers or route.headers,
-                cors_policy=resolved.cors_policy or route.cors_policy,
-                fault=resolved.fault or route.fault,
-                rewrite=resolved.rewrite or route.rewrite,
-                name="-".join(n for n in (route.name, resolved.name) if n),
+                direct_response=inner.direct_response or route.direct_response,
+                timeout=inner.timeout if inner.timeout is not None else route.timeout,
+                retries=inner.retries or route.retries,
+                headers=inner.headers or route.headers,
+                cors_policy=inner.cors_policy or route.cors_policy,
+                fault=inner.fault or route.fault,
+                rewrite=inner.rewrite or route.rewrite,
+                mirror=mirrors.mirror,
+                mirrors=mirrors.mirrors,
+                mirror_percent_alias=mirrors.mirror_percent_alias,
+                mirror_percent=mirrors.mirror_percent,
+                mirror_percentage=mirrors.mirror_percentage,
+                name="-".join(n for n in (route.name, inner.name) if n),
             )
         )
     return out
@@ -176,11 +192,17 @@ def _delegated(
 def _narrow(
     root: tuple[networking.HTTPMatch, ...], inner: tuple[networking.HTTPMatch, ...]
 ) -> tuple[networking.HTTPMatch, ...] | None:
-    """Every pair of a root's and a delegate's match, merged; None when none of the pairs can hold."""
+    """Each of the delegate's matches with every one of the root's that it lies within; None when one of them lies
+    within none: the whole route is then left out, as in Istio."""
     if not root or not inner:
         return root or inner
-    pairs = [m for r in root for i in inner if (m := _both(r, i)) is not None]
-    return tuple(pairs) or None
+    found: list[networking.HTTPMatch] = []
+    for own in inner:
+        pairs = [both for outer in root if (both := _both(outer, own)) is not None]
+        if not pairs:
+            return None
+        found += pairs
+    return tuple(found)
 
 
 def _both(root: networking.HTTPMatch, inner: networking.HTTPMatch) -> networking.HTTPMatch | None:
@@ -191,28 +213,36 @@ def _both(root: networking.HTTPMatch, inner: networking.HTTPMatch) -> networking
         if outer is not None and own is not None and not _covers(outer, own):
             return None
         merged[field] = own if own is not None else outer
-    for field in ("headers", "without_headers", "query_params", "source_labels"):
+    for field in ("headers", "without_headers", "query_params"):
         outer_map, own_map = getattr(root, field), getattr(inner, field)
-        if any(k in own_map and own_map[k] != v for k, v in outer_map.items()):
+        if any(k in own_map and not _covers(v, own_map[k]) for k, v in outer_map.items()):
             return None
         merged[field] = {**outer_map, **own_map}
+    if any(inner.source_labels.get(k, v) != v for k, v in root.source_labels.items()):
+        return None
     if root.port and inner.port and root.port != inner.port:
         return None
     if root.source_namespace and inner.source_namespace and root.source_namespace != inner.source_namespace:
         return None
+    if root.gateways and not set(inner.gateways) <= set(root.gateways):
+        return None
+    if root.ignore_uri_case != inner.ignore_uri_case and root.uri is not None and inner.uri is not None:
+        return None
     return msgspec.structs.replace(
         inner,
         **merged,
+        source_labels={**root.source_labels, **inner.source_labels},
         port=root.port or inner.port,
         source_namespace=root.source_namespace or inner.source_namespace,
-        gateways=root.gateways or inner.gateways,
+        gateways=inner.gateways or root.gateways,
         ignore_uri_case=root.ignore_uri_case or inner.ignore_uri_case,
+        stat_prefix=inner.stat_prefix or root.stat_prefix,
         name="-".join(n for n in (root.name, inner.name) if n),
     )
 
 
 def _covers(outer: networking.StringMatch, own: networking.StringMatch) -> bool:
-    if outer == own:
+    if outer == own or outer == networking.StringMatch():
         return True
     if outer.prefix is None:
         return False

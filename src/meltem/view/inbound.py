@@ -6,7 +6,7 @@ In: a proxy's workload and the services that select it. Out: `InboundView`, equa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 from meltem.graph.authn import PeerPolicy
 from meltem.graph.model import Port, Protocol, Service, Workload, declared_protocol
@@ -51,15 +51,17 @@ def inbound_view(
     sidecar: networking.Sidecar | None,
     policy: PeerPolicy,
     mesh: MeshOptions,
+    limits_of: Callable[[Service, Port], networking.ConnectionPool | None],
 ) -> InboundView:
-    """`services`: all that select the workload, in any order."""
+    """`services`: all that select the workload, in any order. `limits_of`: what a destination rule says of connections
+    to a service, which holds for its server as well unless a Sidecar says otherwise."""
     ordered = sorted(services, key=lambda s: (s.created, s.namespace, s.hostname))
     restricted = sidecar is not None and bool(sidecar.spec.ingress)
     pool = sidecar.spec.inbound_connection_pool if sidecar is not None else None
     ports = (
         _sidecar_ports(sidecar, ordered, proxy, policy, pool)
         if sidecar is not None and restricted
-        else _service_ports(ordered, workload, proxy, policy, pool)
+        else _service_ports(ordered, workload, proxy, policy, lambda s, p: pool or limits_of(s, p))
     )
     return InboundView(
         ports=ports,
@@ -80,7 +82,7 @@ def _service_ports(
     workload: Workload | None,
     proxy: Proxy,
     policy: PeerPolicy,
-    pool: networking.ConnectionPool | None,
+    pool_of: Callable[[Service, Port], networking.ConnectionPool | None],
 ) -> tuple[InboundPort, ...]:
     by_target: dict[int, list[tuple[Service, Port]]] = {}
     for service in services:
@@ -105,16 +107,21 @@ def _service_ports(
                 namespace=service.namespace,
                 mode=policy.of_port(target),
                 bind="" if capture else (proxy.addresses[0] if proxy.addresses else ""),
-                pool=pool,
+                pool=pool_of(service, port),
                 services=tuple((s.hostname, s.namespace, s.name) for s, _ in same),
-                routes=(_route(target, f"{service.hostname}:{port.number}/*"),),
+                routes=(_route(target, f"{service.hostname}:{port.number}/*", port.protocol),),
             )
         )
     return tuple(out)
 
 
-def _route(target: int, operation: str) -> RouteView:
-    return RouteView(name="default", clusters=(WeightedCluster(cluster=inbound_cluster(target)),), operation=operation)
+def _route(target: int, operation: str, protocol: Protocol) -> RouteView:
+    return RouteView(
+        name="default",
+        clusters=(WeightedCluster(cluster=inbound_cluster(target)),),
+        operation=operation,
+        grpc=protocol in (Protocol.GRPC, Protocol.GRPC_WEB),
+    )
 
 
 def _sidecar_ports(
@@ -147,7 +154,7 @@ def _sidecar_ports(
                 tls=listener.tls,
                 pool=listener.connection_pool or pool,
                 services=tuple((s.hostname, s.namespace, s.name) for s in services),
-                routes=(_route(number, f"{hostname}:{number}/*"),),
+                routes=(_route(number, f"{hostname}:{number}/*", declared_protocol(listener.port.protocol)),),
             )
         )
     return tuple(out)

@@ -148,6 +148,8 @@ class RouteView(Unit, frozen=True, kw_only=True):
     alt_svc_port: int = 0
     """HTTP/3 is offered at this port; 0: not."""
     idle_timeout: float | None = None
+    grpc: bool = False
+    """An inbound route of a gRPC port."""
 
 
 class VirtualHostView(Unit, frozen=True, kw_only=True):

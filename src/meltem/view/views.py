@@ -20,7 +20,7 @@ from meltem.collections import Collection, Graph, Reader, Source
 from meltem.graph.authn import peer_policy
 from meltem.graph.destinations import Rule, client_label_keys, rule_for
 from meltem.graph.mesh import Mesh
-from meltem.graph.model import Protocol, Service, ServiceKey, Workload, host_matches, labels_match
+from meltem.graph.model import Port, Protocol, Service, ServiceKey, Workload, host_matches, labels_match
 from meltem.graph.policies import Policies, by_choice, by_labels
 from meltem.graph.routing import Routing
 from meltem.resources import networking
@@ -28,6 +28,7 @@ from meltem.resources.meshconfig import MeshConfig
 from meltem.view import dns, gateway, inbound, outbound, patching, scope
 from meltem.view.filters import NO_FILTERS, Filters
 from meltem.view.patching import PatchSet
+from meltem.view.policy import merged
 from meltem.view.proxy import Proxy, ProxyKind
 from meltem.view.scope import Imports, Scope
 from meltem.view.selection import Selection
@@ -460,7 +461,20 @@ class Views:
             policy = peer_policy(reader, mesh.peer_authentications, proxy.namespace, labels, root)
             sidecar = self.sidecar_of(reader, proxy)
             options = self.mesh_options(reader)
-            made = inbound.inbound_view(proxy, workload, services.values(), sidecar, policy, options)
+
+            def limits(service: Service, port: Port) -> networking.ConnectionPool | None:
+                rule = rule_for(
+                    reader,
+                    mesh.rules_by_host,
+                    service.hostname,
+                    client_namespace=proxy.namespace,
+                    service_namespace=service.namespace,
+                    root_namespace=root,
+                )
+                held = merged(rule, None, port.number)
+                return held.connection_pool if held is not None else None
+
+            made = inbound.inbound_view(proxy, workload, services.values(), sidecar, policy, options, limits)
             picks = by_labels(dict(labels))
             filters = self.selection.filters(reader, proxy.namespace, picks, server=True, protected=True)
             chosen = patching.choose(reader, self.policies, proxy, root)

@@ -56,6 +56,22 @@ async def test_an_endpoint_that_fails_is_ejected_and_stays_silent(tmp_path: Path
         assert all(b.seen for b in good)
 
 
+async def test_the_rule_says_which_answers_eject(tmp_path: Path) -> None:
+    async def busy(_request: web.Request) -> web.Response:
+        return web.Response(status=429)
+
+    async with Rig(tmp_path) as rig:
+        bad = await rig.backend("10.8.0.1", 8080, busy)
+        for i in (2, 3):
+            await rig.backend(f"10.8.0.{i}", 8080)
+        ejection = "{consecutive5xxErrors: 2, interval: 0.1s, baseEjectionTime: 60s, maxEjectionPercent: 100"
+        spec = f"  outlierDetection: {ejection}, outlierDetectionHttpErrorCodes: [429]}}"
+        envoy = await rig.envoy(rig.engine(THREE + "---" + rule(spec)), CLIENT)
+        statuses = Counter([(await rig.get(envoy, 80, "reviews")).status for _ in range(40)])
+        assert len(bad.seen) == 2
+        assert statuses == {429: 2, 200: 38}
+
+
 async def test_a_full_pool_refuses_at_once(tmp_path: Path) -> None:
     gate = asyncio.Event()
 

@@ -200,6 +200,31 @@ http:
         assert len(v2.seen) == 3
 
 
+async def test_a_grpc_client_s_own_deadline_holds_within_the_route_s(tmp_path: Path) -> None:
+    async def slow(_request: web.Request) -> web.Response:
+        await asyncio.sleep(5)
+        return web.Response(text="late")
+
+    async with Rig(tmp_path) as rig:
+        await rig.backend("10.8.0.1", 8080, slow)
+        envoy = await start(
+            rig,
+            """
+http:
+- match: [{uri: {prefix: /short}}]
+  timeout: 0.2s
+  route: [{destination: {host: reviews, subset: v1}}]
+- route: [{destination: {host: reviews, subset: v1}}]
+""",
+        )
+        for path, deadline in (("/none", "200m"), ("/short", "4S")):
+            began = time.monotonic()
+            headers = {"content-type": "application/grpc", "grpc-timeout": deadline}
+            answer = await rig.get(envoy, 80, "reviews", path, headers=headers, method="POST")
+            assert (path, answer.headers["grpc-status"]) == (path, "14")  # what Envoy makes of a 504
+            assert 0.19 <= time.monotonic() - began < 3.0
+
+
 async def test_default_retries_survive_a_host_that_refuses_connections(tmp_path: Path) -> None:
     async with Rig(tmp_path) as rig:
         v1 = await rig.backend("10.8.0.1", 8080)
