@@ -89,10 +89,16 @@ def install_options(function: Callable[..., object]) -> Callable[..., object]:
 
 
 def request_of(
-    settings: Globals, files: tuple[str, ...], sets: tuple[str, ...], revision: str, package: str
+    settings: Globals,
+    files: tuple[str, ...],
+    sets: tuple[str, ...],
+    revision: str,
+    package: str,
+    *,
+    force: bool = False,
 ) -> Request:
     namespace = "" if settings.istio_namespace == DEFAULT_NAMESPACE else settings.istio_namespace
-    return Request(files=files, sets=sets, revision=revision, package=package, namespace=namespace)
+    return Request(files=files, sets=sets, revision=revision, package=package, namespace=namespace, force=force)
 
 
 async def _apply(settings: Globals, installation: Installation, options: Options, *, verify: bool) -> None:
@@ -123,6 +129,8 @@ def _run(
     action: str,
 ) -> None:
     installation = resolve(request)
+    for warning in installation.warnings:
+        click.echo(f"! {warning}", err=True)
     config = settings.kube_config()
     what = f'Meltem {__version__} with profile "{installation.profile}"'
     revision = f' as revision "{installation.revision}"' if installation.revision else ""
@@ -151,7 +159,7 @@ def _make(name: str, action: str, help_text: str) -> Command:
     ) -> None:
         _run(
             settings,
-            request_of(settings, files, sets, revision, package),
+            request_of(settings, files, sets, revision, package, force=force),
             Options(timeout=readiness_timeout, dry_run=dry_run, force=force),
             ask=not (skip_confirmation or dry_run),
             verify=verify,

@@ -44,8 +44,8 @@ manifest.add_alias("apply", "install")
     "-o", "--output", default="", help="Directory to write one file a component to, instead of standard output"
 )
 @click.option("--cluster-specific", is_flag=True, help="Ask the cluster for its version and kinds")
-@click.option("--dry-run", is_flag=True, hidden=True)
-@click.option("--force", is_flag=True, hidden=True)
+@click.option("--dry-run", is_flag=True, help="The same: nothing is applied in any case")
+@click.option("--force", is_flag=True, help="Go on in spite of settings that cannot be used")
 @click.pass_obj
 def generate(
     settings: Globals,
@@ -59,7 +59,9 @@ def generate(
     force: bool,
 ) -> None:
     """Writes the Kubernetes objects of an installation as YAML; the cluster is not touched."""
-    installation = resolve(request_of(settings, files, sets, revision, package))
+    installation = resolve(request_of(settings, files, sets, revision, package, force=force))
+    for warning in installation.warnings:
+        click.echo(f"! {warning}", err=True)
     capabilities = run_async(_capabilities(settings)) if cluster_specific else None
     components = render(installation, capabilities)
     if not output:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from meltem import yamlio
 from meltem.errors import UserError
+from meltem.install import values
 from meltem.install.paths import parse_value, set_at
 from meltem.objects import Json, JsonObject, bool_at, copy_object, ensure_object, object_at, objects_at, str_at
 
@@ -30,13 +31,15 @@ _SPEC_FIELDS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Request:
-    """What the person asked for. `sets` are `path=value`; `package` is a directory with `charts/` and `profiles/`."""
+    """What the person asked for. `sets` are `path=value`; `package` is a directory with `charts/` and `profiles/`;
+    `force` makes warnings of what is wrong with settings."""
 
     files: tuple[str, ...] = ()
     sets: tuple[str, ...] = ()
     revision: str = ""
     package: str = ""
     namespace: str = ""
+    force: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class Installation:
     document: JsonObject
     profile: str
     package: str = ""
+    warnings: tuple[str, ...] = ()
 
     @property
     def spec(self) -> JsonObject:
@@ -224,7 +228,14 @@ def _resolved(request: Request, given: list[JsonObject]) -> Installation:
     if request.namespace and not str_at(spec, "namespace"):
         spec["namespace"] = request.namespace
     _check(spec)
-    return Installation(document, profile, package)
+    findings = values.check(spec, package_root(package) / "charts")
+    errors = [str(f) for f in findings if not f.warning]
+    if errors and not request.force:
+        raise UserError(
+            "\n".join(["the settings of the installation cannot be used:", *(f"  {e}" for e in errors)]),
+            remedy="What a chart must get unchecked goes into unvalidatedValues; --force passes over all of these.",
+        )
+    return Installation(document, profile, package, tuple(str(f) for f in findings))
 
 
 def _check(spec: JsonObject) -> None:
