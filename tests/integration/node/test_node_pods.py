@@ -273,6 +273,40 @@ def test_pods_reach_each_other_and_a_port_below_1024_without_root(cluster: Clust
     assert host.stdout == "server\n", "the host reaches pods by its route"
 
 
+def test_a_host_port_of_the_node_leads_to_the_pod(cluster: Cluster, pod: MakePod) -> None:
+    server: JsonObject = {
+        "image": "python", "command": ["python3", "-m", "http.server", "8000"],
+        "ports": [{"containerPort": 8000, "hostPort": 8001}],
+    }  # fmt: skip
+    cluster.apply(pod("fronted", "", container=server))
+    cluster.wait_ready("fronted")
+    address = str_at(cluster.pod("fronted"), "status", "hostIP")
+
+    def answer() -> str:
+        command = ["curl", "-s", "-m", "2", f"http://{address}:8001/etc/hostname"]
+        return subprocess.run(command, capture_output=True, text=True, check=False).stdout
+
+    cluster.wait("an answer at the node's port", lambda: answer() == "fronted\n")
+    cluster.kubectl("delete", "pod", "fronted")
+    cluster.wait("the port to be free again", lambda: answer() == "")
+
+
+def test_a_pod_has_the_addresses_of_now_only(cluster: Cluster, pod: MakePod) -> None:
+    """After a restart of the machine a pod has another address."""
+    cluster.apply(pod("moved", FOREVER))
+    cluster.wait_ready("moved")
+    former = '{"status": {"podIPs": [{"ip": "10.64.7.7"}]}}'
+    cluster.kubectl("patch", "pod", "moved", "--subresource=status", "-p", former)
+    cluster.kill_node()
+    cluster.start_node()
+    cluster.wait("the node's API", lambda: "moved" in cluster.kubectl("exec", "moved", "--", "hostname", check=False))
+
+    def addresses() -> list[str]:
+        return [str_at(i, "ip") for i in objects_at(cluster.pod("moved"), "status", "podIPs")]
+
+    cluster.wait("the pod's status", lambda: addresses() == [str_at(cluster.pod("moved"), "status", "podIP")])
+
+
 def test_containers_survive_the_node_process(cluster: Cluster, pod: MakePod) -> None:
     cluster.apply(pod("survivor", f"echo begun; {FOREVER}"))
     cluster.wait_ready("survivor")

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from meltem.errors import InvalidResource
 from meltem.local.controllers import pods, rollout
-from meltem.local.controllers.binding import why_not
+from meltem.local.controllers.binding import ports_taken, why_not
 from meltem.local.controllers.endpoints import desired_slices, legacy_subsets, mirror_slices
 from meltem.local.controllers.indexes import compress, expand
 from meltem.local.controllers.schedule import parse_schedule
@@ -213,3 +213,17 @@ def test_equal_templates_have_equal_hashes_whatever_their_order() -> None:
     one = pods.template_hash({"a": 1, "b": {"c": 2, "d": 3}})
     assert one == pods.template_hash({"b": {"d": 3, "c": 2}, "a": 1})
     assert one != pods.template_hash({"b": {"d": 3, "c": 2}, "a": 1}, collisions=1)
+
+
+def test_a_host_port_is_given_to_one_pod_at_a_time() -> None:
+    def pod(uid: str, node: str, phase: str, *ports: JsonObject) -> JsonObject:
+        spec: JsonObject = {"containers": [{"name": "c", "ports": [*ports]}], "nodeName": node}
+        return {"metadata": {"uid": uid}, "spec": spec, "status": {"phase": phase}}
+
+    web: JsonObject = {"containerPort": 8080, "hostPort": 80}
+    udp: JsonObject = {"containerPort": 8080, "hostPort": 80, "protocol": "UDP"}
+    running = pod("a", "meltem", "Running", web)
+    assert "free ports" in ports_taken(pod("b", "", "Pending", web), [running])
+    assert not ports_taken(pod("b", "", "Pending", udp), [running])
+    assert not ports_taken(pod("b", "", "Pending", web), [pod("a", "meltem", "Succeeded", web)])
+    assert not ports_taken(running, [running])

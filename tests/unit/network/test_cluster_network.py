@@ -11,6 +11,7 @@ from meltem.kube.store import Store
 from meltem.local.config import ClusterConfig
 from meltem.local.network.conntrack import stale_frontends
 from meltem.local.network.dns_server import DnsServer
+from meltem.local.network.host_ports import HostPorts
 from meltem.local.network.hosts import HostNames
 from meltem.local.network.nft import script_for
 from meltem.local.network.plan import Plan, make_plan
@@ -210,3 +211,36 @@ def test_name_servers_are_read_from_resolv_conf(tmp_path) -> None:  # type: igno
     file.write_text("# c\nsearch x\nnameserver 127.0.0.53\nnameserver junk\nnameserver 192.0.2.1#5353\n")
     assert name_servers(file) == [("127.0.0.53", 53), ("192.0.2.1", 5353)]
     assert name_servers(tmp_path / "missing") == []
+
+
+def pod(uid: str, *ports: JsonObject, created: str = "2026-01-01T00:00:00Z", **status: Json) -> JsonObject:
+    return {
+        "metadata": {"name": uid, "namespace": "default", "uid": uid, "creationTimestamp": created},
+        "spec": {"containers": [{"name": "c", "ports": [*ports]}]},
+        "status": {"phase": "Running", "podIP": "10.64.0.2", **status},
+    }
+
+
+def test_a_host_port_leads_to_the_pod_that_runs_and_had_it_first() -> None:
+    marks: list[int] = []
+    ports = HostPorts(CONFIG.node_ip, lambda: marks.append(1))
+    web: JsonObject = {"containerPort": 8080, "hostPort": 80}
+    ports.replace([pod("a", web), pod("none"), pod("late", web, created="2026-01-02T00:00:00Z", podIP="10.64.0.3")])
+    plan = make_plan(CONFIG, [], [], ports)
+    chain = plan.elements["hostports"]["tcp . 80"].removeprefix("goto ")
+    assert plan.chains[chain] == ("meta l4proto tcp dnat ip to 10.64.0.2:8080",)
+    ports.upsert(pod("none", podIP="10.64.0.9"))
+    assert len(marks) == 1  # a pod without host ports is nobody's business
+    ports.upsert(pod("a", web, phase="Succeeded"))
+    plan = make_plan(CONFIG, [], [], ports)
+    chain = plan.elements["hostports"]["tcp . 80"].removeprefix("goto ")
+    assert plan.chains[chain] == ("meta l4proto tcp dnat ip to 10.64.0.3:8080",)
+    ports.delete(pod("late", web))
+    assert not make_plan(CONFIG, [], [], ports).elements["hostports"]
+
+
+def test_a_host_port_of_another_address_is_not_of_the_node() -> None:
+    ports = HostPorts(CONFIG.node_ip, lambda: None)
+    ports.upsert(pod("a", {"containerPort": 1, "hostPort": 1, "hostIP": "192.0.2.1"}))
+    ports.upsert(pod("b", {"containerPort": 2, "hostPort": 2, "hostIP": CONFIG.node_ip, "protocol": "UDP"}))
+    assert list(make_plan(CONFIG, [], [], ports).elements["hostports"]) == ["udp . 2"]

@@ -6,6 +6,8 @@ or, where the node does not suit the pod, the PodScheduled condition `Unschedula
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from meltem import errors
 from meltem.clock import rfc3339
 from meltem.kube.resource_types import NODES, PODS
@@ -15,6 +17,7 @@ from meltem.kube.workqueue import WorkQueue
 from meltem.local.config import NODE_NAME
 from meltem.local.controllers import pods as podlib
 from meltem.local.controllers.runtime import Context, is_deleting
+from meltem.local.network import host_ports
 from meltem.objects import (
     Json,
     JsonObject,
@@ -45,9 +48,11 @@ class BindingController:
         self._nodes.on_change(self._node_changed)
         await self._queue.run(self._sync)
 
-    def _pod_changed(self, _old: JsonObject | None, new: JsonObject | None) -> None:
+    def _pod_changed(self, old: JsonObject | None, new: JsonObject | None) -> None:
         if new is not None and _waits(new):
             self._queue.add(key_of(new))
+        elif old is not None and host_ports.wanted(old) and (new is None or podlib.is_finished(new)):
+            self._node_changed(None, None)  # its ports are free again
 
     def _node_changed(self, _old: JsonObject | None, _new: JsonObject | None) -> None:
         for pod in self._pods:
@@ -60,7 +65,7 @@ class BindingController:
             return
         # A node that has not registered yet must not keep pods waiting for a second look: its labels are known.
         node = self._nodes.get(NODE_NAME) or _expected_node()
-        why = why_not(pod, node)
+        why = why_not(pod, node) or ports_taken(pod, self._pods)
         if why:
             await self._refuse(pod, why)
             return
@@ -130,6 +135,19 @@ def why_not(pod: JsonObject, node: JsonObject) -> str:
     affinity = object_at(pod, "spec", "affinity", "nodeAffinity", "requiredDuringSchedulingIgnoredDuringExecution")
     if any(labels.get(k) != v for k, v in selector.items()) or (affinity and not _term_matches(affinity, node)):
         return "node(s) didn't match Pod's node affinity/selector"
+    return ""
+
+
+def ports_taken(pod: JsonObject, others: Iterable[JsonObject]) -> str:
+    """The scheduler's words where another pod of the node has one of the pod's host ports; empty when none has."""
+    mine = {(protocol, number) for _, protocol, number, _ in host_ports.wanted(pod)}
+    if not mine:
+        return ""
+    for other in others:
+        if uid_of(other) == uid_of(pod) or not str_at(other, "spec", "nodeName") or podlib.is_finished(other):
+            continue
+        if any((protocol, number) in mine for _, protocol, number, _ in host_ports.wanted(other)):
+            return "node(s) didn't have free ports for the requested pod ports"
     return ""
 
 

@@ -1,20 +1,25 @@
 """Addresses for Services of type LoadBalancer, out of the cluster's `load_balancer_cidr`.
 
-In: Services. Out: `status.loadBalancer.ingress[0]` with an IP that the host can reach (mode VIP: the cluster network's
+In: Services. Out: `status.loadBalancer.ingress` with an IP that the host can reach (mode VIP: the cluster network's
 rules answer it). `spec.loadBalancerIP` is honoured when it is inside the range and free; addresses are given again only
-after their Service let go. With none left, an event on the Service says so.
+after their Service let go. With none left, an event on the Service says so. As with clouds whose load balancers have
+names, the annotation `meltem.io/load-balancer-hostname` puts a name in front of the address; that it resolves is up to
+who gives it.
 """
 
 from __future__ import annotations
 
 import ipaddress
+import re
 
 from meltem.kube.resource_types import SERVICES
 from meltem.kube.store import Key, key_of
 from meltem.kube.workqueue import WorkQueue
 from meltem.local.controllers.runtime import Context, is_deleting
-from meltem.objects import JsonObject, copy_object, name_of, object_at, objects_at, str_at
+from meltem.objects import Json, JsonObject, annotations_of, copy_object, name_of, object_at, objects_at, str_at
 
+HOSTNAME = "meltem.io/load-balancer-hostname"
+_NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _CLASSES = ("", "meltem/local")
 
 
@@ -49,9 +54,14 @@ class LoadBalancerController:
         ip = self._choose(service)
         if not ip:
             return
-        status["loadBalancer"] = {"ingress": [{"ip": ip, "ipMode": "VIP"}]}
-        before = addresses(service)
-        if before != [ip]:
+        name = annotations_of(service).get(HOSTNAME, "")
+        if name and not _NAME.fullmatch(name):
+            message = f"annotation {HOSTNAME}: {name!r} is no host name; only the address {ip} is given"
+            self._ctx.events.event(service, "Warning", "SyncLoadBalancerFailed", message)
+            name = ""
+        named: list[Json] = [{"hostname": name}] if name else []
+        status["loadBalancer"] = {"ingress": [*named, {"ip": ip, "ipMode": "VIP"}]}
+        if status["loadBalancer"] != object_at(service, "status", "loadBalancer"):
             await self._ctx.update_status(SERVICES, service, status)
             self._ctx.events.event(service, "Normal", "EnsuredLoadBalancer", f"Ensured load balancer at {ip}")
 

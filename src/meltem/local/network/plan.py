@@ -1,8 +1,9 @@
-"""What the node's packet rules must be, from Services and EndpointSlices. Pure: no I/O, no time.
+"""What the node's packet rules must be, from Services, EndpointSlices and host ports of pods. Pure: no I/O, no time.
 
-In: a `ClusterConfig`, the Services, the EndpointSlices. Out: `Plan`: chains with their rules, maps and sets with their
-elements, all of one nftables table; and `flows`, the (protocol, address, port) → endpoints pairs by which stale UDP
-connections are found. Rules: ready endpoints serve; when none is ready, those that terminate but still serve do.
+In: a `ClusterConfig`, the Services, the EndpointSlices, the host ports. Out: `Plan`: chains with their rules, maps and
+sets with their elements, all of one nftables table; and `flows`, the (protocol, address, port) → endpoints pairs by
+which stale UDP connections are found. Rules: ready endpoints serve; when none is ready, those that terminate but still
+serve do.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from meltem.local.config import NODE_NAME, ClusterConfig
+from meltem.local.network.host_ports import HostPort
 from meltem.objects import (
     Json,
     JsonObject,
@@ -56,7 +58,12 @@ class _Endpoint(msgspec.Struct, frozen=True):
     local: bool
 
 
-def make_plan(config: ClusterConfig, services: Iterable[JsonObject], slices: Iterable[JsonObject]) -> Plan:
+def make_plan(
+    config: ClusterConfig,
+    services: Iterable[JsonObject],
+    slices: Iterable[JsonObject],
+    host_ports: Iterable[HostPort] = (),
+) -> Plan:
     by_service: dict[tuple[str, str], list[JsonObject]] = {}
     for item in slices:
         if str_at(item, "addressType") == "IPv4":
@@ -74,7 +81,20 @@ def make_plan(config: ClusterConfig, services: Iterable[JsonObject], slices: Ite
         items = by_service.get((namespace_of(service), name_of(service)), [])
         for port in objects_at(service, "spec", "ports"):
             _add_port(plan, config, service, port, items, taken)
+    for port in host_ports:
+        _add_host_port(plan, config, port)
     return plan
+
+
+def _add_host_port(plan: Plan, config: ClusterConfig, port: HostPort) -> None:
+    key = f"{port.protocol} . {port.number}"
+    if key in plan.elements["hostports"]:
+        return
+    chain = f"host-{_digest(key, [(port.ip, port.target)])}"
+    plan.chains[chain] = (f"meta l4proto {port.protocol} dnat ip to {port.ip}:{port.target}",)
+    plan.elements["hostports"][key] = f"goto {chain}"
+    plan.elements["hairpin"][f"{port.ip} . {port.ip}"] = ""
+    plan.flows[(config.node_ip, port.protocol, port.number)] = frozenset({(port.ip, port.target)})
 
 
 def _base(config: ClusterConfig) -> Plan:
@@ -89,6 +109,7 @@ def _base(config: ClusterConfig) -> Plan:
         chains={
             "dispatch": (
                 f"{lookup} @services",
+                f"ip daddr {config.node_ip} meta l4proto . th dport vmap @hostports",
                 f"ip daddr {config.node_ip} meta l4proto . th dport vmap @nodeports",
             ),
             "refuse": ("reject",),
@@ -106,13 +127,17 @@ def _base(config: ClusterConfig) -> Plan:
         },
         declarations={
             "services": "map { type ipv4_addr . inet_proto . inet_service : verdict; }",
+            "hostports": "map { type inet_proto . inet_service : verdict; }",
             "nodeports": "map { type inet_proto . inet_service : verdict; }",
             "unserved": "map { type ipv4_addr . inet_proto . inet_service : verdict; }",
             "unserved_nodeports": "map { type inet_proto . inet_service : verdict; }",
             "screened": "map { type ipv4_addr . inet_proto . inet_service : verdict; }",
             "hairpin": "set { type ipv4_addr . ipv4_addr; }",
         },
-        elements={n: {} for n in ("services", "nodeports", "unserved", "unserved_nodeports", "screened", "hairpin")},
+        elements={
+            n: {}
+            for n in ("services", "hostports", "nodeports", "unserved", "unserved_nodeports", "screened", "hairpin")
+        },
         flows={},
         health={},
     )

@@ -1,8 +1,8 @@
 """The cluster network of a local cluster: service addresses and cluster DNS.
 
 In: a `ClusterConfig`, a client; this process must already be in the node's network namespace. Out: nftables rules
-that follow Services and EndpointSlices, DNS on `dns_ip:53` and `node_ip:53`, health-check node ports, the `kube-dns`
-Service. What kube-proxy and CoreDNS do on Kubernetes.
+that follow Services, EndpointSlices and host ports of pods, DNS on `dns_ip:53` and `node_ip:53`, health-check node
+ports, the `kube-dns` Service. What kube-proxy and CoreDNS do on Kubernetes.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ from meltem import errors
 from meltem.errors import EnvironmentError_
 from meltem.kube.client import KubeClient
 from meltem.kube.reflector import Reflector
-from meltem.kube.resource_types import CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, SERVICES
+from meltem.kube.resource_types import CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, PODS, SERVICES
 from meltem.kube.store import Store
 from meltem.local.config import CLUSTER_DOMAIN, ClusterConfig
 from meltem.local.network import hosts
 from meltem.local.network.conntrack import forget, stale_frontends
 from meltem.local.network.dns_server import DnsServer
 from meltem.local.network.health import HealthPorts
+from meltem.local.network.host_ports import HostPorts
 from meltem.local.network.nft import Table, program
 from meltem.local.network.plan import Backend, Frontend, make_plan
 from meltem.local.network.upstream import HOST_NETWORK, Upstream
@@ -59,13 +60,14 @@ async def run(
             client, CONFIG_MAPS, own_names, namespace=hosts.NAMESPACE, field_selector=f"metadata.name={hosts.NAME}"
         ),
     ]
+    rules = ServiceRules(config, services, slices)
+    reflectors.append(Reflector(client, PODS, rules.host_ports))
     await add_address(config.dns_ip)
     networks = (config.pod_cidr, config.service_cidr, config.load_balancer_cidr)
     upstream = Upstream(resolv_conf, host_network=host_network)
     zone = Zone(CLUSTER_DOMAIN, networks, services, slices, namespaces, hosts.HostNames(own_names))
     server = DnsServer(zone, upstream)
     addresses = [(config.dns_ip, _DNS_PORT), (config.node_ip, _DNS_PORT)]
-    rules = ServiceRules(config, services, slices)
     bound = asyncio.Event()
     with contextlib.closing(upstream):
         async with asyncio.TaskGroup() as group:
@@ -92,6 +94,8 @@ class ServiceRules:
         self._table = Table()
         self._health = HealthPorts(config.node_ip)
         self._changed = asyncio.Event()
+        self.host_ports = HostPorts(config.node_ip, self._changed.set)
+        """A sink of pods."""
         self.ready = asyncio.Event()
 
     async def run(self) -> None:
@@ -104,7 +108,7 @@ class ServiceRules:
                 await self._changed.wait()
                 # Whatever comes while nft runs is taken together in the next round.
                 self._changed.clear()
-                plan = make_plan(self._config, self._services, self._slices)
+                plan = make_plan(self._config, self._services, self._slices, self.host_ports)
                 try:
                     await self._table.apply(plan)
                 except EnvironmentError_ as error:

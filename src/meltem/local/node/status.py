@@ -40,7 +40,8 @@ def pod_status(context: PodContext) -> JsonObject:
         status["ephemeralContainerStatuses"] = [_container(context, c, Kind.EPHEMERAL) for c in guests]
     if record.ip:
         status["podIP"] = record.ip
-        status["podIPs"] = [{"ip": record.ip}]
+        # A list that is merged by address: without this a pod that was started anew would keep its former ones.
+        status["podIPs"] = [{"$patch": "replace"}, {"ip": record.ip}]
     return status
 
 
