@@ -275,15 +275,20 @@ _PACKAGE = re.compile(r"(?:envoy|xds|udpa|google)(?:\.[a-z][a-z0-9_]*)+\.[A-Za-z
 class Resource(msgspec.Struct, frozen=True, weakref=True, eq=False):
     """One resource as it goes over the wire. Equal when type, name and content are (the version is their hash).
 
-    `body` is the serialized message; `entry` the same as a ready field 2 (`resources`) of a DeltaDiscoveryResponse, so
-    that a response is made by joining bytes.
+    `entry` is a ready field 2 (`resources`) of a DeltaDiscoveryResponse, so that a response is made by joining bytes.
+    It ends with the serialized message, which is `size` bytes long and is not kept a second time.
     """
 
     type_url: str
     name: str
     version: str
-    body: bytes
     entry: bytes
+    size: int
+
+    @property
+    def body(self) -> bytes:
+        """The serialized message."""
+        return self.entry[len(self.entry) - self.size :]
 
     def __eq__(self, other: object) -> bool:
         return self is other or (
@@ -304,19 +309,27 @@ def resource(type_url: str, name: str, content: message.Message) -> Resource:
 
 def encoded(type_url: str, name: str, body: bytes) -> Resource:
     version = blake2b(body, digest_size=8).hexdigest()
-    return Resource(type_url, name, version, body, delta_entry(type_url, name, version, body))
+    return Resource(type_url, name, version, delta_entry(type_url, name, version, body), len(body))
 
 
 def delta_entry(type_url: str, name: str, version: str, body: bytes) -> bytes:
-    """Field 2 of DeltaDiscoveryResponse holding discovery.v3.Resource{version=1, resource=2 (Any), name=3}."""
-    packed = _field(1, type_url.encode()) + _field(2, body)
-    inner = _field(1, version.encode()) + _field(2, packed) + _field(3, name.encode())
-    return _field(2, inner)
+    """Field 2 of DeltaDiscoveryResponse holding discovery.v3.Resource{version=1, name=3, resource=2 (Any)}, the body
+    last."""
+    kind, value = _field(1, type_url.encode()), _head(2, len(body))
+    packed = _head(2, len(kind) + len(value) + len(body))
+    about = _field(1, version.encode()) + _field(3, name.encode())
+    inner = len(about) + len(packed) + len(kind) + len(value) + len(body)
+    return b"".join((_head(2, inner), about, packed, kind, value, body))
 
 
 def _field(number: int, content: bytes) -> bytes:
     """A length-delimited protobuf field (https://protobuf.dev/programming-guides/encoding)."""
-    return bytes((number << 3 | 2,)) + _varint(len(content)) + content
+    return _head(number, len(content)) + content
+
+
+def _head(number: int, size: int) -> bytes:
+    """What stands in front of a length-delimited field's content."""
+    return bytes((number << 3 | 2,)) + _varint(size)
 
 
 def _varint(value: int) -> bytes:

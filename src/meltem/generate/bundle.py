@@ -29,7 +29,26 @@ class Held(msgspec.Struct, frozen=True):
 Notice = Mapping[str, frozenset[str]]
 """Type URL → names that were added, changed or removed."""
 
-_EMPTY: dict[str, Resource] = {}
+
+class Layer:
+    """One group's resources of one type, by name: shared by the group's proxies, and live.
+
+    `generation` grows with every change: what somebody made from the content holds as long as it is the same.
+    """
+
+    __slots__ = ("__weakref__", "generation", "resources")
+
+    def __init__(self) -> None:
+        self.resources: dict[str, Resource] = {}
+        self.generation = 0
+
+    def put(self, name: str, resource: Resource) -> None:
+        self.resources[name] = resource
+        self.generation += 1
+
+    def drop(self, name: str) -> None:
+        self.resources.pop(name, None)
+        self.generation += 1
 
 
 class Attachment:
@@ -43,30 +62,30 @@ class Attachment:
 
     def get(self, type_url: str, name: str) -> Resource | None:
         for layer in self.layers(type_url):
-            found = layer.get(name)
+            found = layer.resources.get(name)
             if found is not None:
                 return found
         return None
 
     def names(self, type_url: str) -> set[str]:
-        return {name for layer in self.layers(type_url) for name in layer}
+        return {name for layer in self.layers(type_url) for name in layer.resources}
 
     def all(self, type_url: str) -> Iterator[Resource]:
         """Every resource of the type once; an earlier group wins over a later one."""
         layers = self.layers(type_url)
         if len(layers) == 1:
-            yield from layers[0].values()
+            yield from layers[0].resources.values()
             return
         seen: set[str] = set()
         for layer in layers:
-            for name, resource in layer.items():
+            for name, resource in layer.resources.items():
                 if name not in seen:
                     seen.add(name)
                     yield resource
 
-    def layers(self, type_url: str) -> list[Mapping[str, Resource]]:
-        """The type's resources by name, one mapping a group; shared with other proxies and live: do not keep."""
-        return [layer for group in self.groups if (layer := self._bundles.layer(group, type_url))]
+    def layers(self, type_url: str) -> list[Layer]:
+        """The groups that have resources of the type, the one that wins first; a list of its own for each call."""
+        return [layer for group in self.groups if (layer := self._bundles.layer(group, type_url)) is not None]
 
     def close(self) -> None:
         self._bundles.detach(self)
@@ -78,7 +97,7 @@ class Bundles:
     def __init__(self, graph: Graph, groups_of: Collection[str, tuple[Group, ...]]) -> None:
         """`groups_of`: proxy id → its groups, the one that wins first."""
         self._groups_of = groups_of
-        self._layers: dict[Group, dict[str, dict[str, Resource]]] = {}
+        self._layers: dict[Group, dict[str, Layer]] = {}
         self._attached: dict[str, set[Attachment]] = {}
         self._by_group: dict[Group, set[Attachment]] = {}
         self._changed: dict[Group, dict[str, set[str]]] = {}
@@ -100,14 +119,17 @@ class Bundles:
         for key, change in changes.items():
             new = change.new
             if isinstance(new, Held):
-                if key[2] in self.layer(key[0], key[1]):
+                layer = self.layer(key[0], key[1])
+                if layer is not None and key[2] in layer.resources:
                     continue
                 new = new.resource
             now[key] = Change(None, new)
         self._note(now)
 
-    def layer(self, group: Group, type_url: str) -> Mapping[str, Resource]:
-        return self._layers.get(group, {}).get(type_url, _EMPTY)
+    def layer(self, group: Group, type_url: str) -> Layer | None:
+        """None where the group has nothing of the type."""
+        types = self._layers.get(group)
+        return None if types is None else types.get(type_url)
 
     def attach(self, proxy_id: str, notify: Callable[[Notice], None]) -> Attachment:
         """The proxy must be in the proxies collection already. `notify` is called inside the commit: it must not block
@@ -145,13 +167,17 @@ class Bundles:
             self._changed.setdefault(group, {}).setdefault(type_url, set()).add(name)
             if change.new is None:
                 types = self._layers[group]
-                types[type_url].pop(name, None)
-                if not types[type_url]:
+                types[type_url].drop(name)
+                if not types[type_url].resources:
                     del types[type_url]
                     if not types:
                         del self._layers[group]
             else:
-                self._layers.setdefault(group, {}).setdefault(type_url, {})[name] = change.new
+                types = self._layers.setdefault(group, {})
+                layer = types.get(type_url)
+                if layer is None:
+                    layer = types[type_url] = Layer()
+                layer.put(name, change.new)
 
     def _notify(self) -> None:
         changed, self._changed = self._changed, {}
@@ -177,7 +203,7 @@ class Bundles:
         names: dict[str, set[str]] = {}
         for group in before ^ after:
             for type_url, layer in self._layers.get(group, {}).items():
-                names.setdefault(type_url, set()).update(layer)
+                names.setdefault(type_url, set()).update(layer.resources)
         for group in before | after:
             for type_url, some in changed.get(group, {}).items():
                 names.setdefault(type_url, set()).update(some)

@@ -40,4 +40,4 @@ def _clients(one: Placed) -> list[Proxy]:
 
 def _resources(world: World, proxy: Proxy) -> list[api.Resource]:
     bodies = world.configuration(proxy).bodies
-    return [api.Resource(t, n, "", b, b"") for t, some in bodies.items() for n, b in some.items()]
+    return [api.encoded(t, n, b) for t, some in bodies.items() for n, b in some.items()]

@@ -23,12 +23,13 @@ from meltem.errors import MeltemError, UserError
 from meltem.objects import JsonObject
 from meltem.view.proxy import NOWHERE, Locality, Proxy, parse_proxy
 from meltem.xds.auth import NotYours, check_claim
+from meltem.xds.batches import Batches
 from meltem.xds.connection import ClientGone, Connection, ConnectionLimits, TooSlow
 from meltem.xds.metrics import XdsMetrics
 from meltem.xds.push import Connections
 from meltem.xds.session import DeltaSession
 from meltem.xds.state_session import StateSession
-from meltem.xds.wire import Batches, parse_delta, parse_state
+from meltem.xds.wire import DeltaReader, parse_delta, parse_state
 
 SERVICE = "envoy.service.discovery.v3.AggregatedDiscoveryService"
 DELTA = "DeltaAggregatedResources"
@@ -84,6 +85,7 @@ class DiscoveryServer:
         """`settled`: waits until what a proxy (its id) should have is known."""
         self.connections = connections
         self.batches = Batches()
+        self._reader = DeltaReader()
         self._clock = clock
         self._metrics = metrics
         metrics.refusals_of(lambda: ((p, t, len(some)) for p, t, some in connections.refusals()))
@@ -162,7 +164,7 @@ class DiscoveryServer:
 
         def received(data: bytes) -> None:
             self._metrics.received(len(data))
-            session.request(parse_delta(data)[0], self._clock.monotonic())
+            session.request(self._reader.read(data), self._clock.monotonic())
 
         await self._run(connection, context, received)
 

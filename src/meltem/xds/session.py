@@ -17,49 +17,33 @@ Protocol: https://www.envoyproxy.io/docs/envoy/v1.40.0/api-docs/xds_protocol
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable
+from typing import ClassVar
 
-from meltem.envoyapi import (
-    CLUSTER,
-    ENDPOINT,
-    EXTENSION_CONFIG,
-    LISTENER,
-    PREFIX,
-    ROUTE,
-    SECRET,
-    VIRTUAL_HOST,
-    Resource,
-)
-from meltem.xds.subscription import Content, InFlight, Observer, Rejection, Subscription, TypeStatus
+from meltem.envoyapi import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, SECRET, VIRTUAL_HOST
+from meltem.generate.bundle import Layer
+from meltem.xds.base import NAMED_TYPES, REPORT_TYPES, BaseSession
+from meltem.xds.batches import CHUNK, FEW, Batch, Batches, find
+from meltem.xds.held import Names
+from meltem.xds.subscription import Content, InFlight, Observer, Rejection, Subscription
 from meltem.xds.virtual_hosts import VirtualHostScopes
-from meltem.xds.wire import CHUNK, Batch, Batches, DeltaRequest
+from meltem.xds.wire import DeltaRequest
 
-GATE_SECONDS = 2.0
-NAMED_TYPES = frozenset({ENDPOINT, ROUTE, SECRET, EXTENSION_CONFIG})
-"""Types that are only ever asked for by name: a first request without names asks for nothing."""
-REPORT_TYPES = frozenset({PREFIX + "istio.v1.HealthInformation"})
-"""Types in which clients tell, and expect no answer."""
-_ORDER = (SECRET, EXTENSION_CONFIG, CLUSTER, ENDPOINT, LISTENER, ROUTE, VIRTUAL_HOST)
 _REMOVALS = "removal of clusters"
 _CHUNKED = frozenset({CLUSTER, ENDPOINT})
 _NAMES_CULPRITS = frozenset({CLUSTER, LISTENER})
 """Types of which Envoy takes the good resources of a response and names the bad ones in its error."""
 
 
-class DeltaSession:
+class DeltaSession(BaseSession):
     """See the module's head."""
 
+    ORDER: ClassVar[tuple[str, ...]] = (SECRET, EXTENSION_CONFIG, CLUSTER, ENDPOINT, LISTENER, ROUTE, VIRTUAL_HOST)
+
     def __init__(self, content: Content, batches: Batches, observer: Observer) -> None:
-        self._content = content
-        self._batches = batches
-        self._observer = observer
-        self._subscriptions: dict[str, Subscription] = {}
-        self._others: list[Subscription] = []
+        super().__init__(content, batches, observer)
         self._hosts = VirtualHostScopes()
-        self._nonce = 0
         self._awaited: set[str] = set()  # clusters sent whose endpoints the client has yet to ask for
-        self._gated_since: float | None = None
-        self.deadline: float | None = None
 
     # Events
 
@@ -78,26 +62,9 @@ class DeltaSession:
         if fresh and (known.undecided or known.respond):
             known.since = now
 
-    def notice(self, changed: Mapping[str, frozenset[str]], now: float) -> bool:
-        """Resources that may differ from what was sent. True where the client is concerned."""
-        concerned = False
-        for type_url, names in changed.items():
-            known = self._subscriptions.get(type_url)
-            if known is None:
-                continue
-            mine = names if known.wildcard else names & known.names
-            if mine:
-                concerned = True
-                known.dirty |= mine
-                if known.since is None:
-                    known.since = now
-        return concerned
-
     # Output
 
-    def next(self, now: float) -> bytes | None:
-        """The next message to send, or None for now."""
-        self.deadline = None
+    def _next(self, now: float) -> bytes | None:
         for known in self._subscriptions.values():
             if known.inflight is None and (known.undecided or self._hosts.pending):
                 self._resolve(known)
@@ -114,34 +81,20 @@ class DeltaSession:
             self._gated_since = None
         return self._remove_clusters(now)
 
-    def statuses(self) -> dict[str, TypeStatus]:
-        return {t: s.status() for t, s in self._subscriptions.items()}
-
-    def refusals(self) -> dict[str, dict[str, Rejection]]:
-        """What the client refuses now, by type and name."""
-        return {t: s.rejected for t, s in self._subscriptions.items() if s.rejected}
-
-    def held(self, type_url: str) -> dict[str, str]:
-        """Name → version of what the client has, as far as we know."""
-        known = self._subscriptions.get(type_url)
-        return known.held.snapshot() if known is not None else {}
-
     def send_again(self, now: float) -> None:
         """Everything that is subscribed to, whatever the client has."""
         for known in self._subscriptions.values():
-            names = set(known.held) | known.names
+            self._one_by_one(known)
+            names = {*known.held, *known.names}
             known.must |= {n for n in names if known.type_url != VIRTUAL_HOST or self._hosts.covers(n)}
             known.since = now
 
     # Requests
 
     def _subscribe_first(self, request: DeltaRequest) -> Subscription:
-        known = Subscription(request.type_url)
-        self._subscriptions[request.type_url] = known
-        if request.type_url not in _ORDER:
-            self._others.append(known)
+        known = self._new(request.type_url)
         if request.initial:
-            known.declared = request.initial
+            known.brought = True
             known.held.put_all(request.initial)
         if not request.subscribe and request.type_url not in NAMED_TYPES:
             self._begin_wildcard(known)
@@ -161,16 +114,22 @@ class DeltaSession:
     def _subscribe(self, known: Subscription, request: DeltaRequest) -> None:
         if not request.subscribe:
             return
-        find = _finder(self._content.layers(known.type_url))
         is_endpoint = known.type_url == ENDPOINT
+        if _all_at_once(known, request):
+            known.asked = self._batches.names(request.subscribe)
+            known.names = Names(known.asked)
+            if is_endpoint:
+                self._awaited = self._awaited - known.asked
+            return
+        layers = self._content.layers(known.type_url)
         for asked in request.subscribe:
             if asked == "*":
                 if not known.wildcard:
                     self._begin_wildcard(known)
                 continue
-            found = find(asked)
+            found = find(layers, asked)
             name = found.name if found is not None else asked  # one string for all the sessions
-            if name in known.declared and name not in known.names:
+            if name in request.initial and name not in known.names:
                 known.dirty.add(name)
             else:
                 known.must.add(name)
@@ -178,7 +137,15 @@ class DeltaSession:
             if is_endpoint:
                 self._awaited.discard(name)
 
+    def _one_by_one(self, known: Subscription) -> None:
+        """Deal with the names of the first request as with those of others."""
+        asked, known.asked = known.asked or (), None
+        for name in asked:
+            (known.dirty if known.brought and name in known.held else known.must).add(name)
+
     def _unsubscribe(self, known: Subscription, request: DeltaRequest) -> None:
+        if request.unsubscribe:
+            self._one_by_one(known)
         for name in request.unsubscribe:
             if name == "*":
                 known.wildcard = known.everything = False
@@ -191,7 +158,7 @@ class DeltaSession:
             known.held.drop(name)
             known.must.discard(name)
             known.dirty.discard(name)
-            known.out.pop(name, None)
+            known.out.drop(name)
             known.gone.pop(name, None)
             known.rejected.pop(name, None)
             if known.type_url == ROUTE:
@@ -245,83 +212,86 @@ class DeltaSession:
 
     def _resolve(self, known: Subscription) -> None:
         """Compare what may differ with what the client has."""
-        if known.type_url == VIRTUAL_HOST:
-            self._hosts.resolve(known, self._content.layers(VIRTUAL_HOST))
         layers = self._content.layers(known.type_url)
+        is_host = known.type_url == VIRTUAL_HOST
+        if is_host:
+            self._hosts.resolve(known, layers, self._batches)
         if known.everything:
             self._resolve_everything(known, layers)
-        if not known.dirty and not known.must:
-            return
-        find = _finder(layers)
-        is_host = known.type_url == VIRTUAL_HOST
+        if known.asked is not None:
+            self._resolve_asked(known, known.asked, layers)
         held, must, out = known.held, known.must, known.out
         for name in known.dirty | must if known.dirty and must else known.dirty or must:
-            found = find(name)
+            found = find(layers, name)
             if found is not None and is_host and not self._hosts.covers(name):
                 found = None
             if found is None:
-                out.pop(name, None)
+                out.drop(name)
                 if name in must or held.get(name):
                     known.gone[name] = None
                 else:
                     known.gone.pop(name, None)
-            elif name in must or held.get(name) != found.version:
-                out[name] = found
-                known.gone.pop(name, None)
-            else:
-                out.pop(name, None)
-                known.gone.pop(name, None)
+                continue
+            known.gone.pop(name, None)
+            if name in must or name in out or held.get(name) != found.version:
+                out.put(found)
         known.dirty.clear()
         known.must.clear()
 
-    def _resolve_everything(self, known: Subscription, layers: list[Mapping[str, Resource]]) -> None:
+    def _resolve_everything(self, known: Subscription, layers: list[Layer]) -> None:
         known.everything = False
         if known.type_url == VIRTUAL_HOST:
             return
-        content: Mapping[str, Resource] = layers[0] if len(layers) == 1 else _merged(layers)
+        content = self._batches.whole(layers)
         if not known.held:
-            known.out = dict(content)
+            known.out.put_all(content)
             return
-        held = known.held
-        known.out = {n: r for n, r in content.items() if held.get(n) != r.version}
-        known.gone = {n: None for n in held if n not in content}
-        if not known.out and not known.gone:  # share the versions instead of the client's own copy
-            known.held.put_all(self._batches.of(content.values()).versions)
+        known.out.clear()
+        known.gone = {}
+        held, versions = known.held, [part.versions for part in content.leaves]
+        if held.holds(versions):
+            return
+        held.lean_on(versions)
+        for resource in content:
+            if held.get(resource.name) != resource.version:
+                known.out.put(resource)
+        known.gone = {n: None for n in held if not any(n in some for some in versions)}
 
-    def _in_order(self) -> Iterable[Subscription]:
-        mine = self._subscriptions
-        for type_url in _ORDER:
-            known = mine.get(type_url)
-            if known is not None:
-                yield known
-        yield from self._others
+    def _resolve_asked(self, known: Subscription, asked: frozenset[str], layers: list[Layer]) -> None:
+        """The names of a first request, all at once where the client has none of them, or has them all already."""
+        chosen = self._batches.select(layers, asked)
+        versions = [part.versions for part in chosen.batch.leaves]
+        if not known.brought:
+            known.asked = None
+            known.out.put_all(chosen.batch)
+            known.gone.update(dict.fromkeys(chosen.missing))
+        elif not chosen.missing and known.held.holds(versions):
+            known.asked = None
+        else:
+            known.held.lean_on(versions)
+            self._one_by_one(known)
 
     def _send(self, known: Subscription, now: float) -> bytes:
         removed: tuple[str, ...] = ()
         if known.batches:
             names = known.batches.popleft()
-            some = [r for n in names if (r := self._content.get(known.type_url, n)) is not None]
-            batch = self._batches.of(some)
+            batch = self._batches.of([r for n in names if (r := self._content.get(known.type_url, n)) is not None])
+            for name in names:
+                known.out.drop(name)
         else:
-            batch = self._batches.of(known.out.values())
-            if known.type_url in _CHUNKED:
-                batch = self._batches.first_chunk(batch, CHUNK)
+            batch = known.out.take(self._batches, CHUNK if known.type_url in _CHUNKED else None)
             if known.type_url != CLUSTER:
                 removed = tuple(known.gone)
                 known.gone = {}
-        if len(batch.resources) == len(known.out):
-            known.out = {}
-        else:
-            for resource in batch.resources:
-                known.out.pop(resource.name, None)
         known.respond = False
         return self._sent(known, batch, removed, now)
 
     def _sent(self, known: Subscription, batch: Batch, removed: tuple[str, ...], now: float) -> bytes:
         self._nonce += 1
         nonce = str(self._nonce)
-        if batch.resources:
-            known.held.put_all(batch.versions)
+        for part in batch.leaves:
+            if part.count:
+                known.held.put_all(part.versions)
         for name in removed:
             known.held.drop(name)
         if known.type_url == CLUSTER:
@@ -334,21 +304,22 @@ class DeltaSession:
         known.inflight = InFlight(nonce, batch, removed, now)
         known.sent_nonce, known.sent_version, known.sent_at = nonce, batch.version, now
         made = batch.delta(known.type_url, nonce, removed)
-        self._observer.sent(known.type_url, len(batch.resources), len(made))
+        self._observer.sent(known.type_url, batch.count, len(made))
         return made
 
     def _clusters_sent(self, batch: Batch, now: float) -> None:
         """Envoy warms a cluster until it is told its endpoints, also when it had them for the cluster's old version."""
         endpoints = self._subscriptions.get(ENDPOINT)
-        asked = endpoints.names if endpoints is not None else set[str]()
         layers = self._content.layers(ENDPOINT)
-        for name in batch.versions:
-            if endpoints is not None and name in asked:
-                endpoints.must.add(name)
+        for part in batch.leaves:
+            names = part.versions.keys()
+            again = endpoints.names.among(names) if endpoints is not None else frozenset[str]()
+            if endpoints is not None and again:
+                endpoints.must |= again
                 if endpoints.since is None:
                     endpoints.since = now
-            elif any(name in layer for layer in layers):
-                self._awaited.add(name)
+            for layer in layers:
+                self._awaited |= (names & layer.resources.keys()) - again
 
     def _remove_clusters(self, now: float) -> bytes | None:
         """Last of all: nothing that the client has may still name them."""
@@ -364,18 +335,8 @@ class DeltaSession:
 
     # Order among types
 
-    def _gated(self, type_url: str, now: float) -> bool:
-        """Must this type wait for another? Sets `deadline` where it does."""
-        if not self._blocked(type_url):
-            return False
-        if self._gated_since is None:
-            self._gated_since = now
-        end = self._gated_since + GATE_SECONDS
-        if now >= end:
-            self._awaited.clear()
-            return False
-        self.deadline = end if self.deadline is None else min(self.deadline, end)
-        return True
+    def _waited(self) -> None:
+        self._awaited.clear()
 
     def _blocked(self, type_url: str) -> bool:
         mine = self._subscriptions
@@ -385,30 +346,15 @@ class DeltaSession:
             return False
         if self._awaited:
             return True
-        if any((s := mine.get(t)) is not None and s.adding for t in (CLUSTER, ENDPOINT)):
+        if self._adding((CLUSTER, ENDPOINT)):
             return True
         before = {ROUTE: LISTENER, VIRTUAL_HOST: ROUTE}.get(type_url)
         earlier = mine.get(before) if before else None
         return earlier is not None and (bool(earlier.out) or bool(earlier.batches))
 
 
-def _finder(layers: list[Mapping[str, Resource]]) -> Callable[[str], Resource | None]:
-    """Look a name up in the first layer that has it."""
-    if len(layers) == 1:
-        return layers[0].get
-
-    def find(name: str) -> Resource | None:
-        for layer in layers:
-            found = layer.get(name)
-            if found is not None:
-                return found
-        return None
-
-    return find
-
-
-def _merged(layers: list[Mapping[str, Resource]]) -> dict[str, Resource]:
-    merged: dict[str, Resource] = {}
-    for layer in reversed(layers):
-        merged.update(layer)
-    return merged
+def _all_at_once(known: Subscription, request: DeltaRequest) -> bool:
+    """May the names that are asked for be treated as one set that many share?"""
+    if len(request.subscribe) <= FEW or known.names or known.undecided or known.out or known.gone:
+        return False
+    return known.type_url != VIRTUAL_HOST and "*" not in request.subscribe

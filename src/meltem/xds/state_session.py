@@ -7,29 +7,24 @@ back with the version that it has already is sent nothing.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable
 from hashlib import blake2b
+from typing import ClassVar
 
 from meltem.envoyapi import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, SECRET, Resource
-from meltem.xds.session import GATE_SECONDS, NAMED_TYPES, REPORT_TYPES
-from meltem.xds.subscription import Content, InFlight, Observer, Rejection, Subscription, TypeStatus
-from meltem.xds.wire import Batches, StateRequest
+from meltem.xds.base import NAMED_TYPES, REPORT_TYPES, BaseSession
+from meltem.xds.batches import find, merged
+from meltem.xds.held import Names
+from meltem.xds.subscription import InFlight, Rejection, Subscription
+from meltem.xds.wire import StateRequest
 
-_ORDER = (SECRET, EXTENSION_CONFIG, CLUSTER, ENDPOINT, LISTENER, ROUTE)
 _WHOLE = frozenset({CLUSTER, LISTENER})
 
 
-class StateSession:
+class StateSession(BaseSession):
     """Methods as those of `DeltaSession`."""
 
-    def __init__(self, content: Content, batches: Batches, observer: Observer) -> None:
-        self._content = content
-        self._batches = batches
-        self._observer = observer
-        self._subscriptions: dict[str, Subscription] = {}
-        self._nonce = 0
-        self._gated_since: float | None = None
-        self.deadline: float | None = None
+    ORDER: ClassVar[tuple[str, ...]] = (SECRET, EXTENSION_CONFIG, CLUSTER, ENDPOINT, LISTENER, ROUTE)
 
     def request(self, request: StateRequest, now: float) -> None:
         """A message of the client."""
@@ -37,8 +32,7 @@ class StateSession:
             return
         known = self._subscriptions.get(request.type_url)
         if known is None:
-            known = Subscription(request.type_url)
-            self._subscriptions[request.type_url] = known
+            known = self._new(request.type_url)
             self._first(known, request, now)
             return
         if request.nonce != known.sent_nonce:  # about an older response: the client will write again
@@ -49,22 +43,7 @@ class StateSession:
             self._answered(known, request, now)
         self._names(known, request, now)
 
-    def notice(self, changed: Mapping[str, frozenset[str]], now: float) -> bool:
-        concerned = False
-        for type_url, names in changed.items():
-            known = self._subscriptions.get(type_url)
-            if known is None:
-                continue
-            mine = names if known.wildcard else names & known.names
-            if mine:
-                concerned = True
-                known.dirty |= mine
-                if known.since is None:
-                    known.since = now
-        return concerned
-
-    def next(self, now: float) -> bytes | None:
-        self.deadline = None
+    def _next(self, now: float) -> bytes | None:
         for known in self._in_order():
             if known.inflight is not None or not (known.undecided or known.respond):
                 continue
@@ -77,48 +56,38 @@ class StateSession:
             self._gated_since = None
         return None
 
-    def statuses(self) -> dict[str, TypeStatus]:
-        return {t: s.status() for t, s in self._subscriptions.items()}
-
-    def refusals(self) -> dict[str, dict[str, Rejection]]:
-        return {t: s.rejected for t, s in self._subscriptions.items() if s.rejected}
-
-    def held(self, type_url: str) -> dict[str, str]:
-        known = self._subscriptions.get(type_url)
-        return known.held.snapshot() if known is not None else {}
-
     def send_again(self, now: float) -> None:
         for known in self._subscriptions.values():
-            known.must |= known.names
+            known.must.update(known.names)
             known.everything = known.wildcard
             known.respond = True
             known.since = now
 
     def _first(self, known: Subscription, request: StateRequest, now: float) -> None:
         known.wildcard = not request.names and known.type_url not in NAMED_TYPES
-        known.names = set(request.names)
+        known.names = Names(self._batches.names(request.names))
         known.since = now
         some = self._wanted(known)
         if request.version and some and request.version == _version_of(some):
-            known.declared = {r.name: r.version for r in some}
-            known.held.put_all(known.declared)
+            known.brought = True
+            known.held.put_all(self._batches.of(some).versions)
             known.since = None
             return
-        known.must |= known.names
+        known.must.update(known.names)
         known.everything = known.respond = known.wildcard
 
     def _names(self, known: Subscription, request: StateRequest, now: float) -> None:
         if known.wildcard and not request.names:
             return
-        asked = set(request.names)
+        asked = self._batches.names(request.names)
         known.wildcard = False
-        new = asked - known.names
-        for name in known.names - asked:
+        new = asked - known.names.among(asked)
+        for name in [n for n in known.names if n not in asked]:
             known.held.drop(name)
             known.dirty.discard(name)
             known.must.discard(name)
             known.rejected.pop(name, None)
-        known.names = asked
+        known.names = Names(asked)
         if new:
             known.must |= new
             if known.since is None:
@@ -147,12 +116,8 @@ class StateSession:
     def _wanted(self, known: Subscription) -> list[Resource]:
         layers = self._content.layers(known.type_url)
         if known.wildcard:
-            found: dict[str, Resource] = {}
-            for layer in reversed(layers):
-                found.update(layer)
-            return list(found.values())
-        names = sorted(known.names)
-        return [r for n in names if (r := next((x for y in layers if (x := y.get(n)) is not None), None)) is not None]
+            return list(merged(layers).values())
+        return [r for n in sorted(known.names) if (r := find(layers, n)) is not None]
 
     def _send(self, known: Subscription, now: float) -> bytes | None:
         changed, must = known.dirty | known.must, known.must
@@ -185,7 +150,7 @@ class StateSession:
         known.sent_nonce, known.sent_version, known.sent_at = nonce, _version_of(some), now
         known.inflight = InFlight(nonce, batch, (), now)
         message = batch.state(known.type_url, nonce, known.sent_version)
-        self._observer.sent(known.type_url, len(batch.resources), len(message))
+        self._observer.sent(known.type_url, batch.count, len(message))
         return message
 
     def _endpoints_again(self, known: Subscription, content: list[Resource], now: float) -> None:
@@ -193,38 +158,21 @@ class StateSession:
         endpoints = self._subscriptions.get(ENDPOINT)
         if endpoints is None:
             return
-        changed = {r.name for r in content if known.held.get(r.name) != r.version} & endpoints.names
+        changed = endpoints.names.among({r.name for r in content if known.held.get(r.name) != r.version})
         if changed:
             endpoints.must |= changed
             endpoints.since = endpoints.since if endpoints.since is not None else now
 
-    def _in_order(self) -> list[Subscription]:
-        mine = self._subscriptions
-        first = [s for t in _ORDER if (s := mine.get(t)) is not None]
-        return first if len(first) == len(mine) else [*first, *(s for t, s in mine.items() if t not in _ORDER)]
-
-    def _gated(self, type_url: str, now: float) -> bool:
-        if not self._blocked(type_url):
-            return False
-        if self._gated_since is None:
-            self._gated_since = now
-        end = self._gated_since + GATE_SECONDS
-        if now >= end:
-            return False
-        self.deadline = end if self.deadline is None else min(self.deadline, end)
-        return True
-
     def _blocked(self, type_url: str) -> bool:
         if type_url not in (LISTENER, ROUTE):
             return False
-        mine = self._subscriptions
-        if any((s := mine.get(t)) is not None and s.adding for t in (CLUSTER, ENDPOINT)):
+        if self._adding((CLUSTER, ENDPOINT)):
             return True
-        listeners = mine.get(LISTENER)
+        listeners = self._subscriptions.get(LISTENER)
         return type_url == ROUTE and listeners is not None and listeners.undecided
 
 
-def _version_of(resources: list[Resource]) -> str:
+def _version_of(resources: Iterable[Resource]) -> str:
     digest = blake2b(digest_size=8)
     for text in sorted(f"{r.name}\0{r.version}" for r in resources):
         digest.update(text.encode())

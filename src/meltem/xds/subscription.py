@@ -13,8 +13,9 @@ from typing import Protocol
 import msgspec
 
 from meltem.envoyapi import Resource
-from meltem.xds.held import Held
-from meltem.xds.wire import Batch
+from meltem.generate.bundle import Layer
+from meltem.xds.batches import Batch, Pending
+from meltem.xds.held import Held, Names
 
 
 class Content(Protocol):
@@ -22,7 +23,7 @@ class Content(Protocol):
 
     def get(self, type_url: str, name: str) -> Resource | None: ...
 
-    def layers(self, type_url: str) -> list[Mapping[str, Resource]]: ...
+    def layers(self, type_url: str) -> list[Layer]: ...
 
 
 class Observer(Protocol):
@@ -101,8 +102,9 @@ class Subscription:
         "acked_at",
         "acked_nonce",
         "acked_version",
+        "asked",
         "batches",
-        "declared",
+        "brought",
         "dirty",
         "everything",
         "gone",
@@ -124,11 +126,14 @@ class Subscription:
     def __init__(self, type_url: str) -> None:
         self.type_url = type_url
         self.wildcard = False
-        self.names: set[str] = set()
+        self.names = Names()
         """Asked for by name."""
         self.held = Held()
-        self.declared: Mapping[str, str] = {}
-        """What the client brought along from an earlier stream."""
+        self.brought = False
+        """The client brought along what it has from an earlier stream."""
+        self.asked: frozenset[str] | None = None
+        """All the names of the first request, where they are many: to be answered, or compared with what the client
+        brought along."""
         self.everything = False
         """Compare everything (a wildcard subscription that has just begun)."""
         self.dirty: set[str] = set()
@@ -137,7 +142,7 @@ class Subscription:
         """To be answered whatever the client has."""
         self.respond = False
         """Answer even with nothing."""
-        self.out: dict[str, Resource] = {}
+        self.out = Pending()
         """To be sent."""
         self.gone: dict[str, None] = {}
         """To be removed."""
@@ -157,7 +162,7 @@ class Subscription:
     @property
     def undecided(self) -> bool:
         """Something has to be compared."""
-        return self.everything or bool(self.dirty) or bool(self.must)
+        return self.everything or bool(self.dirty) or bool(self.must) or self.asked is not None
 
     @property
     def adding(self) -> bool:
@@ -168,7 +173,7 @@ class Subscription:
         if self.rejected:
             state = SyncState.ERROR
         elif not self.sent_nonce:
-            state = SyncState.SYNCED if self.declared else SyncState.NOT_SENT
+            state = SyncState.SYNCED if self.brought else SyncState.NOT_SENT
         elif self.adding or self.gone:
             state = SyncState.STALE
         else:

@@ -9,18 +9,14 @@ Names: `<route configuration>/<domain>`; the last slash divides.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Sequence
 
-from meltem.envoyapi import Resource
+from meltem.generate.bundle import Layer
+from meltem.xds.batches import Batches, joined, route_of
 from meltem.xds.subscription import Subscription
 
 NO_HOST = "-"
 """Removing this host from a route configuration that has none tells Envoy that there is nothing to wait for."""
-
-
-def route_of(name: str) -> str:
-    """The route configuration that a virtual host belongs to."""
-    return name.rpartition("/")[0]
 
 
 class VirtualHostScopes:
@@ -76,23 +72,23 @@ class VirtualHostScopes:
         self._compare -= without
         return [name for name in held if route_of(name) in without]
 
-    def resolve(self, known: Subscription, layers: list[Mapping[str, Resource]]) -> None:
-        """Turn what is pending into the subscription's `must`, `dirty` and `gone`."""
+    def resolve(self, known: Subscription, layers: Sequence[Layer], batches: Batches) -> None:
+        """Turn what is pending into the subscription's `out`, `dirty` and `gone`."""
         if not self.pending:
             return
         full, compare, left = self._full, self._compare, self._left
         self._full, self._compare, self._left = set(), set(), set()
-        empty = set(full)
-        for layer in layers:
-            for name in layer:
-                route = route_of(name)
-                if route in full:
-                    known.must.add(name)
-                    empty.discard(route)
-                elif route in compare:
-                    known.dirty.add(name)
-        for name in known.held:
-            if route_of(name) in compare or route_of(name) in left:
-                known.dirty.add(name)
-        for route in empty:
-            known.gone[f"{route}/{NO_HOST}"] = None
+        if compare:
+            some = joined([batches.hosts(layers, route) for route in sorted(compare)])
+            versions = [part.versions for part in some.leaves]
+            if not known.held.holds(versions):
+                known.held.lean_on(versions)
+                known.dirty.update(r.name for r in some)
+                known.dirty.update(n for n in known.held if route_of(n) in compare)
+        if left:
+            known.dirty.update(n for n in known.held if route_of(n) in left)
+        found = {route: batches.hosts(layers, route) for route in sorted(full)}
+        known.gone.update((f"{route}/{NO_HOST}", None) for route, some in found.items() if not some.count)
+        known.out.put_all(joined(list(found.values())))
+        for name in [n for n in known.gone if route_of(n) in found and n in found[route_of(n)].versions]:
+            del known.gone[name]

@@ -1,7 +1,7 @@
-"""The wire format of discovery requests and responses, without the cost of building messages.
+"""The wire format of discovery requests, and of the fields that responses are joined from.
 
-In: serialized resources. Out: serialized responses, joined from them. Proxies that need the same resources share the
-joined bytes (`Batches`), and even the whole message where their nonces agree, as they do after the same history.
+In: bytes of clients. Out: `DeltaRequest`, `StateRequest`; `field`. Equal large requests, such as those in which equal
+proxies ask for their endpoints, are read once.
 
 Field numbers: https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/service/discovery/v3/discovery.proto
 """
@@ -9,19 +9,16 @@ Field numbers: https://www.envoyproxy.io/docs/envoy/v1.40.0/api-v3/service/disco
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, Sequence
-from hashlib import blake2b
+from collections.abc import Mapping
 from typing import cast
 
 import msgspec
 
-from meltem.envoyapi import Resource, discovery, message
+from meltem.envoyapi import discovery, message
 from meltem.errors import UserError
 
-CHUNK = 1 << 20
-"""Bytes of one response where a type may be sent in several."""
-_CACHED_BYTES = 96 << 20
-_CACHED_BATCHES = 2048
+_LARGE = 1 << 12
+_REMEMBERED = 4 << 20
 
 
 class DeltaRequest(msgspec.Struct, frozen=True):
@@ -93,96 +90,25 @@ def parse_state(data: bytes) -> tuple[StateRequest, discovery.DiscoveryRequest |
     return request, parsed if parsed.HasField("node") else None
 
 
-class Batch:
-    """Some resources of one type, joined once for all who need exactly these."""
-
-    __slots__ = ("_delta", "_last", "_state", "_version", "_versions", "resources", "size")
-
-    def __init__(self, resources: tuple[Resource, ...]) -> None:
-        self.resources = resources
-        self.size = sum(len(r.entry) for r in resources)
-        self._delta = b""
-        self._state = b""
-        self._version = ""
-        self._versions: Mapping[str, str] | None = None
-        self._last: tuple[str, tuple[str, ...], bytes] | None = None
-
-    @property
-    def version(self) -> str:
-        """A hash of the content, equal in every process."""
-        if not self._version:
-            digest = blake2b(digest_size=8)
-            for text in sorted(f"{r.name}\0{r.version}" for r in self.resources):
-                digest.update(text.encode())
-            self._version = digest.hexdigest()
-        return self._version
-
-    @property
-    def versions(self) -> Mapping[str, str]:
-        """Name → version; shared: never written to."""
-        if self._versions is None:
-            self._versions = {r.name: r.version for r in self.resources}
-        return self._versions
-
-    def delta(self, type_url: str, nonce: str, removed: Sequence[str]) -> bytes:
-        """A DeltaDiscoveryResponse."""
-        gone = tuple(removed)
-        if self._last is not None and self._last[0] == nonce and self._last[1] == gone:
-            return self._last[2]
-        if not self._delta and self.resources:
-            self._delta = b"".join([r.entry for r in self.resources])
-        head = field(1, self.version.encode()) + field(4, type_url.encode()) + field(5, nonce.encode())
-        made = b"".join((head, self._delta, *(field(6, name.encode()) for name in gone)))
-        self._last = (nonce, gone, made)
-        return made
-
-    def state(self, type_url: str, nonce: str, version: str) -> bytes:
-        """A DiscoveryResponse (state of the world)."""
-        if not self._state and self.resources:
-            self._state = b"".join([field(2, field(1, r.type_url.encode()) + field(2, r.body)) for r in self.resources])
-        head = field(1, version.encode()) + field(4, type_url.encode()) + field(5, nonce.encode())
-        return head + self._state
-
-
-class Batches:
-    """The batches in use of late, by the identity of their resources (which a batch keeps alive)."""
+class DeltaReader:
+    """`parse_delta` for requests without a node, which remembers the large ones of late."""
 
     def __init__(self) -> None:
-        self._known: OrderedDict[tuple[int, ...], Batch] = OrderedDict()
-        self._sizes: dict[tuple[int, ...], int] = {}
+        self._known: OrderedDict[bytes, DeltaRequest] = OrderedDict()
         self._bytes = 0
 
-    def of(self, resources: Iterable[Resource]) -> Batch:
-        some = tuple(resources)
-        key = tuple(map(id, some))
-        found = self._known.get(key)
+    def read(self, data: bytes) -> DeltaRequest:
+        """Raises UserError for what is no DeltaDiscoveryRequest."""
+        if len(data) < _LARGE:
+            return parse_delta(data)[0]
+        found = self._known.get(data)
         if found is not None:
-            self._known.move_to_end(key)
+            self._known.move_to_end(data)
             return found
-        made = Batch(some)
-        self._known[key] = made
-        self._sizes[key] = made.size
-        self._bytes += self._sizes[key]
-        while len(self._known) > 1 and (self._bytes > _CACHED_BYTES or len(self._known) > _CACHED_BATCHES):
-            old, _ = self._known.popitem(last=False)
-            self._bytes -= self._sizes.pop(old)
+        made = parse_delta(data)[0]
+        if made.subscribe and not made.initial:  # what a client has already comes in an order of its own
+            self._known[data] = made
+            self._bytes += len(data)
+            while self._bytes > _REMEMBERED:
+                self._bytes -= len(self._known.popitem(last=False)[0])
         return made
-
-    def first_chunk(self, batch: Batch, limit: int) -> Batch:
-        """As many of its resources as fit into `limit` bytes, at least one."""
-        if batch.size <= limit or len(batch.resources) < 2:
-            return batch
-        size = 0
-        for count, resource in enumerate(batch.resources):
-            size += len(resource.entry)
-            if count and size > limit:
-                return self.of(batch.resources[:count])
-        return batch
-
-    @property
-    def bytes(self) -> int:
-        """Serialized bytes of the resources in the batches that are kept."""
-        return self._bytes
-
-    def __len__(self) -> int:
-        return len(self._known)

@@ -2,161 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-
 import pytest
+from delta_client import Client, Content
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meltem.envoyapi import CLUSTER, ENDPOINT, LISTENER, PREFIX, ROUTE, VIRTUAL_HOST, Resource, discovery, encoded
-from meltem.xds.session import GATE_SECONDS, DeltaSession
+from meltem.envoyapi import CLUSTER, ENDPOINT, LISTENER, PREFIX, ROUTE, VIRTUAL_HOST, discovery
+from meltem.xds.base import GATE_SECONDS
+from meltem.xds.batches import Batches
 from meltem.xds.subscription import SyncState
-from meltem.xds.wire import Batches, DeltaRequest
-
-
-class Content:
-    """What the client should have, in two layers, as an attachment shows it."""
-
-    def __init__(self) -> None:
-        self.upper: dict[str, dict[str, Resource]] = {}
-        self.lower: dict[str, dict[str, Resource]] = {}
-
-    def put(self, type_url: str, name: str, body: str, *, lower: bool = False) -> None:
-        layer = self.lower if lower else self.upper
-        layer.setdefault(type_url, {})[name] = encoded(type_url, name, body.encode())
-
-    def drop(self, type_url: str, name: str) -> None:
-        self.upper.get(type_url, {}).pop(name, None)
-        self.lower.get(type_url, {}).pop(name, None)
-
-    def get(self, type_url: str, name: str) -> Resource | None:
-        return next((x for layer in self.layers(type_url) if (x := layer.get(name)) is not None), None)
-
-    def layers(self, type_url: str) -> list[Mapping[str, Resource]]:
-        return [x for layer in (self.upper, self.lower) if (x := layer.get(type_url))]
-
-    def names(self, type_url: str) -> set[str]:
-        return {n for layer in self.layers(type_url) for n in layer}
-
-
-class Quiet:
-    """An observer that remembers refusals."""
-
-    def __init__(self) -> None:
-        self.refused: list[tuple[str, ...]] = []
-
-    def sent(self, type_url: str, resources: int, size: int) -> None: ...
-    def acknowledged(self, type_url: str, seconds: float) -> None: ...
-    def rejected(self, type_url: str, names: tuple[str, ...], error: str) -> None:
-        self.refused.append(names)
-
-    def expired_nonce(self, type_url: str) -> None: ...
-
-
-class Client:
-    """Does what Envoy does with a delta stream: applies, acknowledges, asks for what its clusters and listeners name.
-
-    `refuses`: resource bodies that it does not take; a response that holds one is refused as a whole.
-    """
-
-    def __init__(self, content: Content, refuses: frozenset[bytes] = frozenset()) -> None:
-        self.content = content
-        self.observer = Quiet()
-        self.session = DeltaSession(content, Batches(), self.observer)
-        self.has: dict[str, dict[str, bytes]] = {t: {} for t in (CLUSTER, ENDPOINT, LISTENER, ROUTE, VIRTUAL_HOST)}
-        self.versions: dict[str, dict[str, str]] = {t: {} for t in self.has}
-        self.asked: dict[str, set[str]] = {ENDPOINT: set(), ROUTE: set()}
-        self.refuses = refuses
-        self.now = 0.0
-        self.log: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = []
-        self.vhds = False
-
-    def ask(self, type_url: str, *names: str, **more: object) -> None:
-        self.session.request(DeltaRequest(type_url, tuple(names), **more), self.now)
-
-    def start(self) -> None:
-        self.ask(CLUSTER)
-        self.ask(LISTENER)
-
-    def change(self, *what: tuple[str, str]) -> None:
-        changed: dict[str, frozenset[str]] = {}
-        for type_url, name in what:
-            changed[type_url] = changed.get(type_url, frozenset()) | {name}
-        self.session.notice(changed, self.now)
-
-    def messages(self) -> Iterator[discovery.DeltaDiscoveryResponse]:
-        while (message := self.session.next(self.now)) is not None:
-            yield discovery.DeltaDiscoveryResponse.FromString(message)
-
-    def settle(self) -> None:
-        """Take and answer messages until there are none, waiting where the session says so."""
-        for _ in range(200):
-            waiting = list(self.messages())
-            if not waiting:
-                if self.session.deadline is None:
-                    return
-                self.now = self.session.deadline
-                continue
-            for message in waiting:
-                self.take(message)
-        raise AssertionError("the session does not come to rest")
-
-    def take(self, message: discovery.DeltaDiscoveryResponse) -> None:
-        type_url = message.type_url
-        names = tuple(r.name for r in message.resources)
-        self.log.append((type_url, names, tuple(message.removed_resources)))
-        if any(r.resource.value in self.refuses for r in message.resources):
-            self.session.request(DeltaRequest(type_url, nonce=message.nonce, error="not that"), self.now)
-            return
-        if type_url in self.has:
-            for resource in message.resources:
-                if resource.name not in self.asked.get(type_url, (resource.name,)):
-                    continue  # under way while it was unsubscribed: nobody in Envoy waits for it
-                self._apply(type_url, resource.name, resource.resource.value)
-                self.versions[type_url][resource.name] = resource.version
-            for name in message.removed_resources:
-                self.has[type_url].pop(name, None)
-                self.versions[type_url].pop(name, None)
-        self.session.request(DeltaRequest(type_url, nonce=message.nonce), self.now)
-        self._follow(type_url)
-
-    def _apply(self, type_url: str, name: str, body: bytes) -> None:
-        if type_url == VIRTUAL_HOST and name.rpartition("/")[0] not in self.has[ROUTE]:
-            return  # Envoy drops it
-        self.has[type_url][name] = body
-
-    def _follow(self, type_url: str) -> None:
-        """Clusters name endpoints of the same name; a listener names the route configuration of its name."""
-        target = {CLUSTER: ENDPOINT, LISTENER: ROUTE}.get(type_url)
-        if target is not None:
-            wanted = set(self.has[type_url])
-            new, old = wanted - self.asked[target], self.asked[target] - wanted
-            if new or old:
-                self.asked[target] = wanted
-                for name in old:
-                    self.has[target].pop(name, None)
-                    self.versions[target].pop(name, None)
-                    if target == ROUTE:
-                        for host in [h for h in self.has[VIRTUAL_HOST] if h.rpartition("/")[0] == name]:
-                            del self.has[VIRTUAL_HOST][host]
-                self.session.request(DeltaRequest(target, tuple(sorted(new)), tuple(sorted(old))), self.now)
-        if type_url == ROUTE and self.has[ROUTE] and not self.vhds:
-            self.vhds = True
-            self.ask(VIRTUAL_HOST)
-
-    def expected(self) -> dict[str, dict[str, bytes]]:
-        content, found = self.content, {}
-        for type_url in self.has:
-            names = content.names(type_url)
-            if type_url == ENDPOINT:
-                names &= content.names(CLUSTER)
-            if type_url == ROUTE:
-                names &= content.names(LISTENER)
-            if type_url == VIRTUAL_HOST:
-                routes = content.names(ROUTE) & content.names(LISTENER)
-                names = {n for n in names if n.rpartition("/")[0] in routes}
-            found[type_url] = {n: content.get(type_url, n).body for n in names}
-        return found
 
 
 def small_mesh() -> Content:
@@ -267,12 +121,7 @@ def test_health_reports_of_istio_agents_get_no_answer(client: Client) -> None:
 
 
 def test_a_reconnecting_client_with_everything_is_sent_almost_nothing(client: Client) -> None:
-    again = Client(client.content)
-    again.has, again.asked, again.vhds = client.has, client.asked, True
-    for type_url in (CLUSTER, LISTENER, VIRTUAL_HOST):
-        again.ask(type_url, initial=dict(client.versions[type_url]))
-    for type_url in (ENDPOINT, ROUTE):
-        again.ask(type_url, *client.asked[type_url], initial=dict(client.versions[type_url]))
+    again = client.reconnect(Batches())
     again.settle()
     assert all(not names and not gone for _, names, gone in again.log)
     assert again.has == again.expected()
@@ -284,12 +133,7 @@ def test_a_reconnecting_client_is_sent_what_changed_meanwhile(client: Client) ->
     content.put(VIRTUAL_HOST, "80/b", "host b")
     content.drop(CLUSTER, "b")
     content.drop(ENDPOINT, "b")
-    again = Client(content)
-    again.has, again.versions, again.asked, again.vhds = client.has, client.versions, client.asked, True
-    for type_url in (CLUSTER, LISTENER, VIRTUAL_HOST):
-        again.ask(type_url, initial=dict(client.versions[type_url]))
-    for type_url in (ENDPOINT, ROUTE):
-        again.ask(type_url, *client.asked[type_url], initial=dict(client.versions[type_url]))
+    again = client.reconnect(Batches())
     again.settle()
     assert again.has == again.expected()
 

@@ -1,0 +1,108 @@
+"""What both kinds of session have in common: subscriptions by type, what changes, who waits for whom, what they tell.
+
+In: notices of changes. Out: `BaseSession`, which `DeltaSession` and `StateSession` are made of.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+from typing import ClassVar
+
+from meltem.envoyapi import ENDPOINT, EXTENSION_CONFIG, PREFIX, ROUTE, SECRET
+from meltem.xds.batches import Batches
+from meltem.xds.subscription import Content, Observer, Rejection, Subscription, TypeStatus
+
+GATE_SECONDS = 2.0
+NAMED_TYPES = frozenset({ENDPOINT, ROUTE, SECRET, EXTENSION_CONFIG})
+"""Types that are only ever asked for by name: a first request without names asks for nothing."""
+REPORT_TYPES = frozenset({PREFIX + "istio.v1.HealthInformation"})
+"""Types in which clients tell, and expect no answer."""
+
+
+class BaseSession:
+    """See the module's head."""
+
+    ORDER: ClassVar[tuple[str, ...]]
+    """Types in the order in which they are sent; others come after them."""
+
+    def __init__(self, content: Content, batches: Batches, observer: Observer) -> None:
+        self._content = content
+        self._batches = batches
+        self._observer = observer
+        self._subscriptions: dict[str, Subscription] = {}
+        self._others: list[Subscription] = []
+        self._nonce = 0
+        self._gated_since: float | None = None
+        self.deadline: float | None = None
+
+    def notice(self, changed: Mapping[str, frozenset[str]], now: float) -> bool:
+        """Resources that may differ from what was sent. True where the client is concerned."""
+        concerned = False
+        for type_url, names in changed.items():
+            known = self._subscriptions.get(type_url)
+            if known is None:
+                continue
+            mine = names if known.wildcard else known.names.among(names)
+            if mine:
+                concerned = True
+                known.dirty |= mine
+                if known.since is None:
+                    known.since = now
+        return concerned
+
+    def next(self, now: float) -> bytes | None:
+        """The next message to send, or None for now."""
+        self.deadline = None
+        return self._next(now)
+
+    def statuses(self) -> dict[str, TypeStatus]:
+        return {t: s.status() for t, s in self._subscriptions.items()}
+
+    def refusals(self) -> dict[str, dict[str, Rejection]]:
+        """What the client refuses now, by type and name."""
+        return {t: s.rejected for t, s in self._subscriptions.items() if s.rejected}
+
+    def held(self, type_url: str) -> dict[str, str]:
+        """Name → version of what the client has, as far as we know."""
+        known = self._subscriptions.get(type_url)
+        return known.held.snapshot() if known is not None else {}
+
+    def _new(self, type_url: str) -> Subscription:
+        known = self._subscriptions[type_url] = Subscription(type_url)
+        if type_url not in self.ORDER:
+            self._others.append(known)
+        return known
+
+    def _in_order(self) -> Iterator[Subscription]:
+        mine = self._subscriptions
+        for type_url in self.ORDER:
+            known = mine.get(type_url)
+            if known is not None:
+                yield known
+        yield from self._others
+
+    def _gated(self, type_url: str, now: float) -> bool:
+        """Must this type wait for another? Sets `deadline` where it does."""
+        if not self._blocked(type_url):
+            return False
+        if self._gated_since is None:
+            self._gated_since = now
+        end = self._gated_since + GATE_SECONDS
+        if now >= end:
+            self._waited()
+            return False
+        self.deadline = end if self.deadline is None else min(self.deadline, end)
+        return True
+
+    def _next(self, now: float) -> bytes | None:
+        raise NotImplementedError
+
+    def _blocked(self, type_url: str) -> bool:
+        """Is something on its way that this type builds upon?"""
+        raise NotImplementedError
+
+    def _waited(self) -> None:
+        """As long as anybody waits for others."""
+
+    def _adding(self, type_urls: Iterable[str]) -> bool:
+        return any((s := self._subscriptions.get(t)) is not None and s.adding for t in type_urls)
