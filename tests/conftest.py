@@ -11,6 +11,7 @@ import sys
 from collections.abc import Generator
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -36,7 +37,9 @@ def kube_bin() -> str:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tests find a build in the cache without being told."""
+    """Tests find a build in the cache without being told; what an example takes says only how busy the machine is."""
+    hypothesis.settings.register_profile("meltem", deadline=None)
+    hypothesis.settings.load_profile("meltem")
     if kube_bin():
         os.environ["MELTEM_KUBE_BIN"] = kube_bin()
 

@@ -13,6 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent))
 import mesh_files
 
 import golden
+from meltem import envoyapi as api
 
 ENVOY = Path(sys.executable).with_name("envoy")
 
@@ -26,6 +27,14 @@ def test_output_is_as_recorded(case: Path) -> None:
     for path, text in wanted.items():
         assert path.read_text() == text, f"{path} differs"
     assert (case / "why").read_text().strip().count("\n") == 0
+
+
+@pytest.mark.parametrize("case", golden.cases(), ids=lambda p: p.name)
+def test_a_virtual_host_has_inside_the_name_by_which_it_comes(case: Path) -> None:
+    """Envoy takes virtual hosts in by the one name and away by the other."""
+    for everything in golden.run(case).values():
+        for name, body in everything.get(api.VIRTUAL_HOST, {}).items():
+            assert api.route_components.VirtualHost.FromString(body).name == name
 
 
 @pytest.mark.envoy

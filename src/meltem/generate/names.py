@@ -41,5 +41,11 @@ def virtual_host(hostname: str, port: int) -> str:
 
 
 def vhds(route: str, virtual_host: str) -> str:
-    """Name of a virtual host as a resource of its own (VHDS)."""
+    """Name of a virtual host as a resource of its own (VHDS), and in there too: Envoy takes a host away again by the
+    name that it has inside."""
     return f"{route}/{virtual_host}"
+
+
+def virtual_host_in(name: str) -> str:
+    """The virtual host's own name, as people know it, of one that came by itself or within its route configuration."""
+    return name.rpartition("/")[2]

@@ -146,7 +146,7 @@ def virtual_host(match: networking.RouteConfigurationMatch | None, host: api.rou
     wanted = match.vhost if match is not None else None
     if wanted is None:
         return True
-    return (not wanted.name or wanted.name == host.name) and (
+    return (not wanted.name or wanted.name == names.virtual_host_in(host.name)) and (
         not wanted.domain_name or wanted.domain_name in host.domains
     )
 

@@ -312,7 +312,7 @@ def _route_configuration(message: api.route.RouteConfiguration, patches: PatchSe
 
 def _virtual_host(resource: Resource, patches: PatchSet, where: Where) -> tuple[Resource, ...]:
     """A virtual host that comes by itself: `<route configuration>/<name>`."""
-    route = resource.name.partition("/")[0]
+    route = resource.name.rpartition("/")[0]
     message = api.route_components.VirtualHost.FromString(resource.body)
     hosts: MutableSequence[api.route_components.VirtualHost] = [message]
     changed = False

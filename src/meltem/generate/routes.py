@@ -38,7 +38,9 @@ def _entries(routes: Iterable[RouteView], host: VirtualHostView) -> Iterable[R.R
 
 def virtual_host_resource(route: str, view: VirtualHostView) -> Resource:
     """A virtual host that comes by itself (VHDS)."""
-    return api.resource(api.VIRTUAL_HOST, names.vhds(route, view.name), virtual_host(view))
+    made = virtual_host(view)
+    made.name = names.vhds(route, view.name)
+    return api.resource(api.VIRTUAL_HOST, made.name, made)
 
 
 def route_configuration(view: RouteConfigView) -> Resource:

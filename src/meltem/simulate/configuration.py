@@ -10,6 +10,7 @@ import functools
 from collections.abc import Iterable, Mapping
 
 from meltem import envoyapi as api
+from meltem.generate import names
 
 Bodies = Mapping[str, Mapping[str, bytes]]
 """Type URL → name → serialized message"""
@@ -41,9 +42,10 @@ class Configuration:
         if route.HasField("vhds"):
             prefix = f"{name}/"
             found = self._of(api.VIRTUAL_HOST)
-            route.virtual_hosts.extend(
-                R.VirtualHost.FromString(found[n]) for n in sorted(found) if n.startswith(prefix)
-            )
+            for name in sorted(n for n in found if n.startswith(prefix)):
+                host = R.VirtualHost.FromString(found[name])
+                host.name = names.virtual_host_in(host.name)
+                route.virtual_hosts.append(host)
         return route
 
     def assignment(self, cluster: api.cluster.Cluster) -> api.endpoint.ClusterLoadAssignment | None:

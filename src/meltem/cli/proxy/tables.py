@@ -267,11 +267,12 @@ def route_rows(found: Iterable[JsonObject], *, verbose: bool) -> Rows:
             rows.append((str_at(config, "name"), str(len(hosts))))
             continue
         for host in sorted(hosts, key=lambda h: str_at(h, "name")):
+            name = str_at(host, "name").rpartition("/")[2]  # without the route configuration that it came for
             for route in objects_at(host, "routes"):
                 rows.append(
                     (
                         str_at(config, "name"),
-                        str_at(host, "name"),
+                        name,
                         _domains(strings_at(host, "domains")),
                         route_match(object_at(route, "match")),
                         _source(route),
@@ -279,7 +280,7 @@ def route_rows(found: Iterable[JsonObject], *, verbose: bool) -> Rows:
                 )
             if not objects_at(host, "routes"):
                 shown = _domains(strings_at(host, "domains"))
-                rows.append((str_at(config, "name"), str_at(host, "name"), shown, "404", ""))
+                rows.append((str_at(config, "name"), name, shown, "404", ""))
     head = ("NAME", "VHOST NAME", "DOMAINS", "MATCH", "VIRTUAL SERVICE") if verbose else ("NAME", "VIRTUAL HOSTS")
     return [head, *rows]
 
