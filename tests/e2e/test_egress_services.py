@@ -113,7 +113,7 @@ def test_a_service_entry_of_every_resolution(mesh: Mesh, curl: Caller, away: Out
             seen = curl.until(f"http://www.cnn.com/{resolution}", status="200", host="www.cnn.com")
             assert "x-meltem-peer" not in seen.headers
             curl.until("https://www.cnn.com/", "-k", status="200", sni="www.cnn.com")
-            assert "outbound|80||www.cnn.com" in curl.logged(f"GET /{resolution} ", " 200 ")
+            assert "outbound|80||www.cnn.com" in curl.logged(f"GET /{resolution} ", " 200 ", "www.cnn.com")
             assert curl.logged("outbound|443||www.cnn.com")
 
 
@@ -146,7 +146,7 @@ def test_wildcard_hosts(mesh: Mesh, curl: Caller, ns: str, resolution: str) -> N
         for host in ("en.wikipedia.org", "de.wikipedia.org"):
             curl.until(f"http://{host}/{resolution}", status="200", host=host)
             curl.until(f"https://{host}/", "-k", status="200", sni=host)
-        assert "outbound|80||*.wikipedia.org" in curl.logged(f"GET /{resolution} ", " 200 ")
+        assert "outbound|80||*.wikipedia.org" in curl.logged(f"GET /{resolution} ", " 200 ", "de.wikipedia.org")
         assert "outbound|443||*.wikipedia.org" in curl.logged("de.wikipedia.org", ":443")
         curl.until("http://httpbin.org/", status="502")
 
