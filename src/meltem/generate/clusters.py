@@ -367,12 +367,13 @@ def _inbound(view: InboundView, port: InboundPort) -> Resource:
         _bind_loopback(message, view.ipv4)
     options = api.http_protocol_options.HttpProtocolOptions()
     _connection_limits(options, port.pool)
-    if port.protocol.is_http2:
-        options.explicit_http_config.http2_protocol_options.SetInParent()
-    elif port.protocol.is_http or port.protocol is Protocol.AUTO:
+    http = port.pool.http if port.pool is not None else None
+    if port.protocol is Protocol.AUTO or (http is not None and http.use_client_protocol):
         options.use_downstream_protocol_config.http_protocol_options.SetInParent()
         options.use_downstream_protocol_config.http2_protocol_options.SetInParent()
-    elif options.ListFields():
+    elif port.protocol.is_http2:
+        options.explicit_http_config.http2_protocol_options.SetInParent()
+    elif options.ListFields():  # HTTP/1.1, whatever the client's proxy speaks to ours
         options.explicit_http_config.http_protocol_options.SetInParent()
     if options.ListFields():
         message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(api.pack(options))
