@@ -14,6 +14,7 @@ import pytest
 sys.path.insert(0, str(Path(__file__).parent))
 
 from mesh_rig import LocalMesh, Mesh, namespace
+from traffic_rig import Traffic
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -47,6 +48,16 @@ def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
         yield made
     finally:
         made.down()
+
+
+@pytest.fixture(scope="session")
+def traffic(mesh: Mesh) -> Iterator[Traffic]:
+    """Three versions of a server and two clients in `traffic`, a client in `traffic-other`."""
+    label = "istio-injection=enabled"
+    with namespace(mesh, "traffic", label) as name, namespace(mesh, "traffic-other", label) as other:
+        made = Traffic(mesh, name, other)
+        made.deploy()
+        yield made
 
 
 @pytest.fixture
