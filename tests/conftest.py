@@ -38,7 +38,8 @@ def kube_bin() -> str:
 
 def pytest_configure(config: pytest.Config) -> None:
     """Tests find a build in the cache without being told; what an example takes says only how busy the machine is."""
-    hypothesis.settings.register_profile("meltem", deadline=None)
+    patient = [hypothesis.HealthCheck.too_slow]
+    hypothesis.settings.register_profile("meltem", deadline=None, suppress_health_check=patient)
     hypothesis.settings.load_profile("meltem")
     if kube_bin():
         os.environ["MELTEM_KUBE_BIN"] = kube_bin()
