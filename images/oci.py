@@ -1,8 +1,9 @@
-"""Writes an OCI image archive from a root file system's tar: pure, and the same bytes for the same input.
+"""Writes OCI images from root file systems' tars: the same bytes for the same input.
 
-`normalized(tar, epoch)` is the tar with sorted entries, one time and no names of users; `archive(...)` the OCI archive
-(a tar with `oci-layout`, `index.json` and `blobs/`) that containerd, podman, skopeo and `docker load` take. Both as
-bytes. Sources: the OCI image format specification 1.1 (layout, manifest, config).
+`normalized(tar, epoch)` is the tar with sorted entries, one time and no names of users; `above(tar, lower)` what it
+adds to a lower one; `packed(tar, file)` a `Layer`, compressed, in a file. An `Image` is settings over layers;
+`write_archive` makes of images the OCI archive (a tar with `oci-layout`, `index.json` and `blobs/`) that containerd,
+podman, skopeo and `docker load` take. Sources: the OCI image format specification 1.1 (layout, manifest, config).
 """
 
 from __future__ import annotations
@@ -12,9 +13,11 @@ import hashlib
 import io
 import json
 import tarfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from pathlib import Path
+from typing import IO
 
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 INDEX = "application/vnd.oci.image.index.v1+json"
@@ -35,10 +38,17 @@ class Settings:
     labels: Mapping[str, str] = field(default_factory=dict[str, str])
     working_directory: str = "/"
     ports: tuple[int, ...] = ()
+    command: tuple[str, ...] = ()
+    """Arguments that a pod's `args` replace."""
+    stop_signal: str = ""
 
     @property
     def created(self) -> str:
-        return datetime.fromtimestamp(self.epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+        return time_of(self.epoch)
+
+
+def time_of(epoch: int) -> str:
+    return datetime.fromtimestamp(epoch, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
 
 
 def normalized(source: bytes, epoch: int, *, keep: Callable[[str], bool] = lambda name: True) -> bytes:
@@ -78,6 +88,58 @@ def normalized(source: bytes, epoch: int, *, keep: Callable[[str], bool] = lambd
     return out.getvalue()
 
 
+def above(source: bytes, lower: bytes) -> bytes:
+    """The entries of a normalized tar that a lower one has not, or has otherwise. Nothing can be taken away so."""
+    out = io.BytesIO()
+    with (
+        tarfile.open(fileobj=io.BytesIO(source)) as whole,
+        tarfile.open(fileobj=io.BytesIO(lower)) as under,
+        tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as after,
+    ):
+        known = {m.name: _content(under, m) for m in under}
+        for member in whole:
+            content = _content(whole, member)
+            if known.get(member.name) != content:
+                after.addfile(member, whole.extractfile(member) if member.isfile() else None)
+    return out.getvalue()
+
+
+def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[object, ...]:
+    file = tar.extractfile(member) if member.isfile() else None
+    text = hashlib.sha256(file.read()).digest() if file else b""
+    return member.type, member.mode, member.uid, member.gid, member.linkname, text
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """One layer, compressed, in a file that stays as it is. `diff_id` is the digest of the tar within."""
+
+    path: Path
+    digest: str
+    diff_id: str
+    size: int
+
+
+def packed(tar: bytes, path: Path) -> Layer:
+    """Compresses a tar into `path`; its digests are kept beside it, for `kept`."""
+    data = gzip.compress(tar, compresslevel=6, mtime=0)
+    layer = Layer(path, _digest(data), _digest(tar), len(data))
+    partial = path.with_name(path.name + ".partial")
+    partial.write_bytes(data)
+    partial.replace(path)
+    path.with_suffix(".json").write_bytes(_json([layer.digest, layer.diff_id, layer.size]))
+    return layer
+
+
+def kept(path: Path) -> Layer | None:
+    """The layer that `packed` once wrote there."""
+    beside = path.with_suffix(".json")
+    if not beside.exists() or not path.exists():
+        return None
+    digest, diff_id, size = json.loads(beside.read_bytes())
+    return Layer(path, digest, diff_id, size)
+
+
 def _digest(data: bytes) -> str:
     return "sha256:" + hashlib.sha256(data).hexdigest()
 
@@ -90,6 +152,34 @@ def _descriptor(kind: str, data: bytes, **more: object) -> dict[str, object]:
     return {"mediaType": kind, "digest": _digest(data), "size": len(data), **more}
 
 
+@dataclass(frozen=True, slots=True)
+class Image:
+    settings: Settings
+    layers: tuple[Layer, ...]
+
+    @property
+    def config(self) -> bytes:
+        return _json(config(self.settings, [layer.diff_id for layer in self.layers]))
+
+    @property
+    def manifest(self) -> bytes:
+        layers = [{"mediaType": LAYER, "digest": la.digest, "size": la.size} for la in self.layers]
+        return _json(
+            {
+                "schemaVersion": 2,
+                "mediaType": MANIFEST,
+                "config": _descriptor(CONFIG, self.config),
+                "layers": layers,
+                "annotations": dict(self.settings.labels),
+            }
+        )
+
+    @property
+    def digest(self) -> str:
+        """The manifest's: what a name resolves to."""
+        return _digest(self.manifest)
+
+
 def config(settings: Settings, diff_ids: list[str]) -> dict[str, object]:
     """The image's configuration."""
     return {
@@ -99,6 +189,8 @@ def config(settings: Settings, diff_ids: list[str]) -> dict[str, object]:
         "config": {
             "User": settings.user,
             "Entrypoint": list(settings.entrypoint),
+            **({"Cmd": list(settings.command)} if settings.command else {}),
+            **({"StopSignal": settings.stop_signal} if settings.stop_signal else {}),
             "Env": [f"{k}={v}" for k, v in sorted(settings.environment.items())],
             "WorkingDir": settings.working_directory,
             "Labels": dict(settings.labels),
@@ -109,49 +201,56 @@ def config(settings: Settings, diff_ids: list[str]) -> dict[str, object]:
     }
 
 
-def archive(layers: list[bytes], settings: Settings) -> bytes:
-    """The archive; `layers` are tars, lowest first."""
-    blobs: dict[str, bytes] = {}
-
-    def put(data: bytes) -> bytes:
-        blobs[_digest(data)] = data
-        return data
-
-    packed = [put(gzip.compress(layer, compresslevel=6, mtime=0)) for layer in layers]
-    settled = put(_json(config(settings, [_digest(layer) for layer in layers])))
-    manifest = put(
-        _json(
-            {
-                "schemaVersion": 2,
-                "mediaType": MANIFEST,
-                "config": _descriptor(CONFIG, settled),
-                "layers": [_descriptor(LAYER, layer) for layer in packed],
-                "annotations": dict(settings.labels),
-            }
-        )
-    )
-    tag = settings.name.rpartition(":")[2]
-    named = {"io.containerd.image.name": settings.name, "org.opencontainers.image.ref.name": tag}
-    platform = {"architecture": settings.architecture, "os": "linux"}
-    index = {
-        "schemaVersion": 2,
-        "mediaType": INDEX,
-        "manifests": [_descriptor(MANIFEST, manifest, annotations=named, platform=platform)],
-    }
-    files = {"index.json": _json(index), "oci-layout": _json({"imageLayoutVersion": "1.0.0"})}
-    files |= {"blobs/sha256/" + digest.removeprefix("sha256:"): data for digest, data in blobs.items()}
-    return _tar(files, settings.epoch)
+def write_archive(images: Sequence[Image], path: Path) -> str:
+    """Writes the archive; a blob that several images have is in it once. Returns its SHA-256 in hexadecimal."""
+    manifests: list[dict[str, object]] = []
+    blobs: dict[str, bytes | Path] = {}
+    for image in images:
+        manifest, settled, settings = image.manifest, image.config, image.settings
+        blobs[_digest(manifest)], blobs[_digest(settled)] = manifest, settled
+        blobs |= {layer.digest: layer.path for layer in image.layers}
+        tag = settings.name.rpartition(":")[2]
+        named = {"io.containerd.image.name": settings.name, "org.opencontainers.image.ref.name": tag}
+        platform = {"architecture": settings.architecture, "os": "linux"}
+        manifests.append(_descriptor(MANIFEST, manifest, annotations=named, platform=platform))
+    index = _json({"schemaVersion": 2, "mediaType": INDEX, "manifests": manifests})
+    files: dict[str, bytes | Path] = {"index.json": index, "oci-layout": _json({"imageLayoutVersion": "1.0.0"})}
+    files |= {"blobs/sha256/" + digest.removeprefix("sha256:"): blob for digest, blob in blobs.items()}
+    epoch = max((i.settings.epoch for i in images), default=0)
+    partial = path.with_name(path.name + ".partial")
+    with partial.open("wb") as out:
+        summed = _Summing(out)
+        _write_tar(files, epoch, summed)
+    partial.replace(path)
+    return summed.sum.hexdigest()
 
 
-def _tar(files: Mapping[str, bytes], epoch: int) -> bytes:
-    out = io.BytesIO()
-    with tarfile.open(fileobj=out, mode="w", format=tarfile.USTAR_FORMAT) as tar:
+class _Summing:
+    """A file to write to that sums what passes."""
+
+    def __init__(self, out: IO[bytes]) -> None:
+        self._out = out
+        self.sum = hashlib.sha256()
+
+    def write(self, data: bytes) -> int:
+        self.sum.update(data)
+        return self._out.write(data)
+
+
+def _write_tar(files: Mapping[str, bytes | Path], epoch: int, out: _Summing) -> None:
+    with tarfile.open(fileobj=out, mode="w|", format=tarfile.USTAR_FORMAT) as tar:
         for directory in ("blobs", "blobs/sha256"):
             entry = tarfile.TarInfo(directory)
             entry.type, entry.mode, entry.mtime = tarfile.DIRTYPE, 0o755, epoch
             tar.addfile(entry)
         for path in sorted(files):
+            content = files[path]
             entry = tarfile.TarInfo(path)
-            entry.size, entry.mode, entry.mtime = len(files[path]), 0o644, epoch
-            tar.addfile(entry, io.BytesIO(files[path]))
-    return out.getvalue()
+            entry.mode, entry.mtime = 0o644, epoch
+            if isinstance(content, bytes):
+                entry.size = len(content)
+                tar.addfile(entry, io.BytesIO(content))
+            else:
+                entry.size = content.stat().st_size
+                with content.open("rb") as file:
+                    tar.addfile(entry, file)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import sys
 import uuid
@@ -13,14 +14,24 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
-from mesh_rig import LocalMesh, Mesh, namespace
+from mesh_rig import KubernetesMesh, LocalMesh, Mesh, namespace
 from traffic_rig import Traffic
+
+from kubecluster.cluster import missing
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     for item in items:
         if Path(__file__).parent in item.path.parents:
             item.add_marker(pytest.mark.e2e)
+            if item.get_closest_marker("kubernetes") is not None and (lacking := _lacking()):
+                item.add_marker(pytest.mark.skip(reason=f"not found (./test gets them): {lacking}"))
+
+
+@functools.cache
+def _lacking() -> str:
+    """What this machine lacks for a real Kubernetes."""
+    return ", ".join(missing(Path(os.environ.get("MELTEM_KUBE_BIN", "/nowhere"))))
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
@@ -30,8 +41,8 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         metafunc.parametrize("mesh", HOMES if both else HOMES[:1], indirect=True, scope="session")
 
 
-HOMES = ["local"]
-_MESHES: dict[str, type[Mesh]] = {"local": LocalMesh}
+HOMES = ["local", pytest.param("kubernetes", marks=pytest.mark.kubernetes)]
+_MESHES: dict[str, type[Mesh]] = {"local": LocalMesh, "kubernetes": KubernetesMesh}
 
 
 @pytest.fixture(scope="session")

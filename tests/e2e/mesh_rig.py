@@ -16,6 +16,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from kubecluster.cluster import KubeCluster
 from meltem.local.config import load_cluster
 
 T = TypeVar("T")
@@ -249,6 +250,22 @@ class LocalMesh(Mesh):
                 if all(w in line for w in wanted):
                     return int(entry.name)
         raise AssertionError(f"no {module} runs for {self.home}")
+
+
+class KubernetesMesh(Mesh):
+    """On a real Kubernetes of one node, built by tools/kubernetes.py."""
+
+    interpreter = "/usr/bin/python3"
+
+    def __init__(self, name: str, root: Path) -> None:
+        super().__init__(name, root)
+        self.cluster = KubeCluster(name, root, Path(os.environ["MELTEM_KUBE_BIN"]))
+
+    def up(self) -> None:
+        self.cluster.up()
+
+    def down(self) -> None:
+        self.cluster.down()
 
 
 @contextmanager

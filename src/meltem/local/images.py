@@ -11,7 +11,7 @@ import fnmatch
 import os
 import shutil
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 import msgspec
@@ -51,12 +51,14 @@ class ImageTable(msgspec.Struct, frozen=True):
     user_file: str
     """Where a person adds an image."""
 
-    def find(self, image: str) -> Image | NoImage:
-        """The first entry whose pattern fits and whose programs are installed."""
+    def find(
+        self, image: str, installed: Callable[[str], bool] = lambda p: shutil.which(p) is not None
+    ) -> Image | NoImage:
+        """The first entry whose pattern fits and whose programs are installed (by default: on this machine)."""
         missing: list[str] = []
         for entry in self.entries:
             if any(_fits(pattern, image) for pattern in entry.match):
-                absent = [p for p in entry.requires if shutil.which(p) is None]
+                absent = [p for p in entry.requires if not installed(p)]
                 if not absent:
                     return entry
                 missing += absent
@@ -71,11 +73,13 @@ class ImageTable(msgspec.Struct, frozen=True):
         )
 
 
-def load_table(home: Path | None = None) -> ImageTable:
+def load_table(home: Path | None = None, *, places: Mapping[str, str] | None = None) -> ImageTable:
     """The table for a cluster: `$MELTEM_IMAGES`, `<home>/images.yaml`, then the package's own.
 
-    Raises UserError naming file and entry for what cannot be used.
+    `places` says what `{python}`, `{bin}` and `{samples}` are, where that is not this machine. Raises UserError naming
+    file and entry for what cannot be used.
     """
+    filling = _Filling(places or placeholders())
     named = os.environ.get("MELTEM_IMAGES", "")
     own = Path(named) if named else (home / "images.yaml" if home else None)
     files = [Path(named)] if named else []
@@ -83,9 +87,9 @@ def load_table(home: Path | None = None) -> ImageTable:
         files.append(home / "images.yaml")
     entries: list[Image] = []
     for file in files:
-        entries += _read(file)
+        entries += _read(file, filling)
     package = Path(__file__).with_name("images.yaml")
-    entries += _read(package)
+    entries += _read(package, filling)
     return ImageTable(tuple(entries), str(own or package))
 
 
@@ -110,17 +114,20 @@ def placeholders() -> dict[str, str]:
     }
 
 
-def _read(file: Path) -> list[Image]:
+def _read(file: Path, filling: _Filling) -> list[Image]:
     try:
         document = load(file.read_bytes(), source=str(file))
     except OSError as error:
         raise UserError(f"cannot be read: {error.strerror}", where=str(file)) from None
     if not isinstance(at(document, "images"), list):
         raise UserError("has no list `images`", where=str(file))
-    return [_entry(item, f"{file}: images[{i}]", str(file)) for i, item in enumerate(objects_at(document, "images"))]
+    return [
+        _entry(item, f"{file}: images[{i}]", str(file), filling)
+        for i, item in enumerate(objects_at(document, "images"))
+    ]
 
 
-def _entry(item: JsonObject, where: str, source: str) -> Image:
+def _entry(item: JsonObject, where: str, source: str, filling: _Filling) -> Image:
     unknown = sorted(set(item) - _FIELDS)
     if unknown:
         raise UserError(f"unknown field {unknown[0]!r}", where=where, remedy=f"known: {', '.join(sorted(_FIELDS))}")
@@ -132,10 +139,10 @@ def _entry(item: JsonObject, where: str, source: str) -> Image:
         raise UserError("`env` is no map", where=where)
     return Image(
         match=match,
-        command=_filled(_strings(item, "command", where)),
-        args=_filled(_strings(item, "args", where)),
-        env={k: _fill(_text(v)) for k, v in env.items()},
-        workdir=_fill(str_at(item, "workdir")),
+        command=filling.each(_strings(item, "command", where)),
+        args=filling.each(_strings(item, "args", where)),
+        env={k: filling.text(_text(v)) for k, v in env.items()},
+        workdir=filling.text(str_at(item, "workdir")),
         user=_text(item.get("user", "")),
         stop_signal=str_at(item, "stopSignal", default="SIGTERM"),
         init=bool_at(item, "init"),
@@ -162,14 +169,18 @@ def _text(value: Json) -> str:
     return "" if value is None else str(value)
 
 
-def _fill(text: str) -> str:
-    for name, value in placeholders().items():
-        text = text.replace(name, value)
-    return text
+class _Filling(msgspec.Struct, frozen=True):
+    """Puts places where their names stand."""
 
+    places: Mapping[str, str]
 
-def _filled(texts: Sequence[str]) -> tuple[str, ...]:
-    return tuple(_fill(t) for t in texts)
+    def text(self, text: str) -> str:
+        for name, value in self.places.items():
+            text = text.replace(name, value)
+        return text
+
+    def each(self, texts: Sequence[str]) -> tuple[str, ...]:
+        return tuple(self.text(t) for t in texts)
 
 
 def _fits(pattern: str, image: str) -> bool:

@@ -151,12 +151,12 @@ def _routed_networks() -> set[int]:
     return found
 
 
-def prepare(name: str, api_port: int = 0) -> ClusterConfig:
+def prepare(name: str, api_port: int = 0, root: Path | None = None) -> ClusterConfig:
     """The cluster's configuration, keys and kubeconfig: found, or made. A cluster that does not run moves to another
     port when its own is taken by now, or when `api_port` says so."""
     from meltem.local.apiserver.pki import ensure_pki, write_kubeconfig
 
-    home = home_of(name)
+    home = home_of(name, root)
     with _claims() as claims:
         others = {h: c for h, c in claims.items() if h != str(home)}
         ports = {c.port for c in others.values()}

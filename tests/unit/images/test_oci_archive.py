@@ -66,11 +66,15 @@ def test_hard_links_point_at_the_name_that_comes_first() -> None:
         assert tar.getmember("z").islnk() and tar.getmember("z").linkname == "a"
 
 
-def test_every_digest_of_an_archive_is_that_of_its_blob_and_the_image_is_not_root() -> None:
+def test_every_digest_of_an_archive_is_that_of_its_blob_and_the_image_is_not_root(tmp_path: Path) -> None:
     layer = oci.normalized(_tar(("file", b"content")), 0)
-    data = oci.archive([layer], _settings(labels={"org.opencontainers.image.version": "1.0"}, ports=(15012,)))
-    assert data == oci.archive([layer], _settings(labels={"org.opencontainers.image.version": "1.0"}, ports=(15012,)))
-    with tarfile.open(fileobj=io.BytesIO(data)) as tar:
+    settings = _settings(labels={"org.opencontainers.image.version": "1.0"}, ports=(15012,))
+    image = oci.Image(settings, (oci.packed(layer, tmp_path / "layer.tar.gz"),))
+    assert oci.kept(tmp_path / "layer.tar.gz") == image.layers[0]
+    summed = oci.write_archive([image], tmp_path / "one.tar")
+    assert hashlib.sha256((tmp_path / "one.tar").read_bytes()).hexdigest() == summed
+    assert oci.write_archive([image], tmp_path / "again.tar") == summed
+    with tarfile.open(tmp_path / "one.tar") as tar:
         files = {m.name: tar.extractfile(m).read() for m in tar if m.isfile()}  # type: ignore[union-attr]
     for path, blob in files.items():
         if path.startswith("blobs/"):
@@ -91,6 +95,28 @@ def test_every_digest_of_an_archive_is_that_of_its_blob_and_the_image_is_not_roo
     unpacked = gzip.decompress(blob(manifest["layers"][0]))
     assert unpacked == layer
     assert config["rootfs"]["diff_ids"] == ["sha256:" + hashlib.sha256(layer).hexdigest()]
+
+
+def test_an_upper_layer_has_what_the_lower_one_lacks_or_has_otherwise() -> None:
+    lower = oci.normalized(_tar(("etc", None), ("etc/same", b"1"), ("etc/changed", b"1")), 0)
+    whole = oci.normalized(_tar(("etc", None), ("etc/same", b"1"), ("etc/changed", b"2"), ("new", b"3")), 0)
+    with tarfile.open(fileobj=io.BytesIO(oci.above(whole, lower))) as tar:
+        found = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
+    assert found == {"etc/changed": b"2", "new": b"3"}
+
+
+def test_images_of_one_archive_share_their_layers(tmp_path: Path) -> None:
+    layer = oci.packed(oci.normalized(_tar(("file", b"content")), 0), tmp_path / "layer.tar.gz")
+    images = [oci.Image(_settings(name=f"docker.io/meltem/{n}:1", command=(n,)), (layer,)) for n in ("a", "b")]
+    oci.write_archive(images, tmp_path / "both.tar")
+    with tarfile.open(tmp_path / "both.tar") as tar:
+        names = tar.getnames()
+        index = json.loads(tar.extractfile("index.json").read())  # type: ignore[union-attr]
+    assert len([n for n in names if n.startswith("blobs/sha256/")]) == 5  # two manifests, two configurations, one layer
+    assert [m["annotations"]["io.containerd.image.name"] for m in index["manifests"]] == [
+        "docker.io/meltem/a:1",
+        "docker.io/meltem/b:1",
+    ]
 
 
 def test_the_bill_of_materials_names_debian_and_python_packages(tmp_path: Path) -> None:

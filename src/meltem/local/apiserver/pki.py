@@ -60,6 +60,7 @@ def serving_names(config: ClusterConfig) -> tuple[str, ...]:
         "localhost",
         "127.0.0.1",
         config.host_ip,
+        config.node_ip,
         config.kubernetes_ip,
     )
 
