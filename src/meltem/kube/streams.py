@@ -183,7 +183,8 @@ async def _connect(
         socket = await transport.session.ws_connect(
             transport.url(path, params),
             protocols=protocols,
-            headers=await transport.headers(),
+            # A kube-apiserver refuses an upgrade for which only JSON would be accepted (406).
+            headers=await transport.headers({"Accept": "*/*"}),
             max_msg_size=0,
             heartbeat=30,
             proxy=transport.config.proxy_url or None,
