@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator, Mapping, Sequence
 from typing import Protocol, cast
 
 import aiohttp
@@ -35,7 +35,7 @@ class Transport(Protocol):
 
     def url(self, path: str, params: Sequence[tuple[str, str]]) -> URL: ...
 
-    async def headers(self) -> list[tuple[str, str]]: ...
+    async def headers(self, more: Mapping[str, str] | None = None) -> list[tuple[str, str]]: ...
 
     def unreachable(self, error: Exception) -> errors.Unreachable: ...
 
