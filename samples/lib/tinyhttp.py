@@ -9,11 +9,13 @@ from __future__ import annotations
 import functools
 import json
 import socket
+import ssl
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from types import MappingProxyType
 from urllib.parse import parse_qsl, unquote
 
-from service import Activity, run, say
+from service import Activity, Serve, run, say
 from wire import MAX_BODY, BadMessage, Closed, HeaderList, Wire, content_length, first, read_chunks, read_headers
 
 REQUEST_SECONDS = 60.0
@@ -258,8 +260,28 @@ def connection(handler: Handler, activity: Activity, sock: socket.socket, peer: 
         return
 
 
-def serve(handlers: Mapping[int, Handler] | Sequence[tuple[int, Handler]]) -> None:
-    """Serve each handler on its port until SIGTERM; never returns."""
+def serve(
+    handlers: Mapping[int, Handler] | Sequence[tuple[int, Handler]],
+    tls: Mapping[int, ssl.SSLContext] = MappingProxyType({}),
+) -> None:
+    """Serve each handler on its port until SIGTERM, over TLS where `tls` has a context for the port; never returns."""
     activity = Activity()
     pairs = handlers.items() if isinstance(handlers, Mapping) else handlers
-    run([(port, functools.partial(connection, handler, activity)) for port, handler in pairs], activity)
+    run([(port, _over(tls.get(port), functools.partial(connection, handler, activity))) for port, handler in pairs],
+        activity)  # fmt: skip
+
+
+def _over(context: ssl.SSLContext | None, serve: Serve) -> Serve:
+    if context is None:
+        return serve
+
+    def secure(sock: socket.socket, peer: str) -> None:
+        try:
+            wrapped = context.wrap_socket(sock, server_side=True)
+        except OSError:  # no handshake, or a client that is not trusted
+            sock.close()
+            return
+        with wrapped:
+            serve(wrapped, peer)
+
+    return secure

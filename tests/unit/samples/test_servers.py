@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import gzip
+import http.client
 import json
 import socket
 import ssl
@@ -264,3 +265,39 @@ def test_every_program_of_the_image_table_is_there_and_every_manifest_finds_its_
 )
 def test_images_are_found_under_every_registry(image):
     assert isinstance(load_table().find(image), Image)
+
+
+def test_static_server_does_what_an_nginx_configuration_says(start, tmp_path):
+    certificate_files(tmp_path)
+    chain, key = tmp_path / "tls.crt", tmp_path / "tls.key"
+    (tmp_path / "index.html").write_text("secure")
+    tls = f"ssl_certificate {chain};\n    ssl_certificate_key {key};"
+    file = tmp_path / "nginx.conf"
+    file.write_text(f"""events {{ }}
+http {{
+  log_format main '$remote_addr "$request"';
+  # server {{ listen 1; }}
+  server {{
+    listen 0 ssl;
+    root {tmp_path};
+    {tls}
+    ssl_client_certificate {chain};
+    ssl_verify_client on;
+  }}
+}}
+""")
+    server = start("nginx/src/static_server.py", "-c", str(file))
+    context = ssl.create_default_context(cafile=str(chain))
+    with pytest.raises((OSError, http.client.HTTPException)):
+        over_tls(server.port, context)
+    context.load_cert_chain(chain, key)
+    assert over_tls(server.port, context) == b"secure"
+
+
+def over_tls(port, context):
+    connection = http.client.HTTPSConnection("localhost", port, timeout=10, context=context)
+    try:
+        connection.request("GET", "/")
+        return connection.getresponse().read()
+    finally:
+        connection.close()
