@@ -185,8 +185,18 @@ class Mesh:
 
     @property
     def gateway(self) -> str:
-        path = "{.status.loadBalancer.ingress[0].ip}"
-        return self.kubectl("get", "svc", "istio-ingressgateway", "-n", "istio-system", "-o", f"jsonpath={path}")
+        return self.load_balancer("istio-ingressgateway", "istio-system")
+
+    def load_balancer(self, service: str, namespace: str) -> str:
+        """The address at which this machine reaches a Service of type LoadBalancer, once there is one."""
+
+        def address() -> str:
+            path = "{.status.loadBalancer.ingress[0].ip}"
+            found = self.kubectl("get", "svc", service, "-n", namespace, "-o", f"jsonpath={path}")
+            assert found, f"Service {namespace}/{service} has no address"
+            return found
+
+        return eventually(address)
 
     def get(self, path: str, headers: dict[str, str] | None = None, host: str = "") -> tuple[int, str]:
         connection = http.client.HTTPConnection(self.gateway, timeout=30)

@@ -56,6 +56,8 @@ def _chain(view: GatewayListenerView, chain: GatewayChain, seen: set[tuple[objec
     seen.update((s, chain.subnets) for s in wanted)
     made = FilterChain(filters=_filters(view, chain))
     found = match(tuple(s for s in wanted if s), chain.subnets)
+    if view.udp and found.transport_protocol:
+        found.transport_protocol = "quic"
     if chain.kind == "sni":
         found.application_protocols.extend(ALPN_OF_MESH)  # only what sidecars of the mesh send
     if found.ListFields():

@@ -19,7 +19,7 @@ import msgspec
 from meltem.collections import Collection, Reader
 from meltem.graph import ingress
 from meltem.graph.model import Protocol, Workload, labels_match
-from meltem.objects import int_at, object_at, str_at
+from meltem.objects import object_at, str_at
 from meltem.resources import networking
 from meltem.view import outbound
 from meltem.view.gateway_servers import (
@@ -254,8 +254,9 @@ def topology_of(proxy: Proxy) -> GatewayTopology:
     if "gatewayTopology" not in proxy.proxy_config:
         return GatewayTopology()
     given = object_at(msgspec.json.decode(proxy.proxy_config), "gatewayTopology")
+    trusted = given.get("numTrustedProxies")
     return GatewayTopology(
-        trusted_proxies=max(0, int_at(given, "numTrustedProxies")),
+        trusted_proxies=max(0, int(trusted)) if isinstance(trusted, int | float) else 0,  # a node's numbers are floats
         client_certificate=str_at(given, "forwardClientCertDetails"),
         proxy_protocol=isinstance(given.get("proxyProtocol"), dict),
     )
