@@ -315,24 +315,20 @@ def encoded(type_url: str, name: str, body: bytes) -> Resource:
 def delta_entry(type_url: str, name: str, version: str, body: bytes) -> bytes:
     """Field 2 of DeltaDiscoveryResponse holding discovery.v3.Resource{version=1, name=3, resource=2 (Any)}, the body
     last."""
-    kind, value = _field(1, type_url.encode()), _head(2, len(body))
-    packed = _head(2, len(kind) + len(value) + len(body))
-    about = _field(1, version.encode()) + _field(3, name.encode())
-    inner = len(about) + len(packed) + len(kind) + len(value) + len(body)
-    return b"".join((_head(2, inner), about, packed, kind, value, body))
-
-
-def _field(number: int, content: bytes) -> bytes:
-    """A length-delimited protobuf field (https://protobuf.dev/programming-guides/encoding)."""
-    return _head(number, len(content)) + content
-
-
-def _head(number: int, size: int) -> bytes:
-    """What stands in front of a length-delimited field's content."""
-    return bytes((number << 3 | 2,)) + _varint(size)
+    kind, called, hashed = type_url.encode(), name.encode(), version.encode()
+    start = b"".join((b"\x0a", _varint(len(kind)), kind, b"\x12", _varint(len(body))))
+    about = b"".join((b"\x0a", _varint(len(hashed)), hashed, b"\x1a", _varint(len(called)), called,
+                      b"\x12", _varint(len(start) + len(body)), start))  # fmt: skip
+    return b"".join((b"\x12", _varint(len(about) + len(body)), about, body))
 
 
 def _varint(value: int) -> bytes:
+    """A number as protobuf writes it (https://protobuf.dev/programming-guides/encoding); field n of bytes begins with
+    n << 3 | 2 and its length."""
+    if value < 0x80:
+        return bytes((value,))
+    if value < 0x4000:
+        return bytes((value & 0x7F | 0x80, value >> 7))
     out = bytearray()
     while value > 0x7F:
         out.append(value & 0x7F | 0x80)

@@ -6,7 +6,7 @@ scratch would give, and one notice per transaction with the net changes. No Kube
 """
 
 from meltem.collections.graph import Graph
-from meltem.collections.memo import Memo, TupleMemo
+from meltem.collections.memo import TupleMemo
 from meltem.collections.nodes import Change, Changes, Collection, Failure, Index, Reader, Source
 
-__all__ = ["Change", "Changes", "Collection", "Failure", "Graph", "Index", "Memo", "Reader", "Source", "TupleMemo"]
+__all__ = ["Change", "Changes", "Collection", "Failure", "Graph", "Index", "Reader", "Source", "TupleMemo"]

@@ -14,29 +14,9 @@ A = TypeVar("A", bound=Hashable)
 R = TypeVar("R")
 
 
-class Memo(Generic[A, R]):
-    """`Memo(f)(x)` is `f(x)`; R must allow weak references (msgspec structs: `weakref=True`)."""
-
-    def __init__(self, function: Callable[[A], R]) -> None:
-        self._function = function
-        self._results: weakref.WeakValueDictionary[A, R] = weakref.WeakValueDictionary()
-        self.calls = 0
-
-    def __call__(self, argument: A) -> R:
-        found = self._results.get(argument)
-        if found is None:
-            self.calls += 1
-            found = self._function(argument)
-            self._results[argument] = found
-        return found
-
-    def __len__(self) -> int:
-        return len(self._results)
-
-
 class TupleMemo(Generic[A, R]):
-    """The same for a function that gives several values: remembered as long as somebody holds every one of them (not
-    the tuple). An empty result is not remembered."""
+    """`TupleMemo(f)(x)` is `f(x)`, a tuple of values that allow weak references (msgspec structs: `weakref=True`). It is
+    remembered as long as somebody holds every one of them (not the tuple); an empty one is not."""
 
     def __init__(self, function: Callable[[A], tuple[R, ...]]) -> None:
         self._function = function

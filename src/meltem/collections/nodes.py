@@ -136,11 +136,12 @@ class Collection(Readable, Generic[K, V]):
         if not self._changes:
             return
         readers = self._readers
-        for key in self._changes:
-            if key in readers:
-                self._wake(key)
-        if _ALL in readers:
-            self._wake(_ALL)
+        if readers:
+            for key in self._changes:
+                if key in readers:
+                    self._wake(key)
+            if _ALL in readers:
+                self._wake(_ALL)
         for node in self._derivations:
             node._dirty.update(self._changes)
             self.graph._touch(node)
@@ -266,9 +267,13 @@ class Derived:
 
     def _record_reads(self, key: Hashable, reads: set[_Reading]) -> None:
         task: _Task = (self, key)
-        for readable, read_key in reads - self._reads.get(key, set()):
+        before = self._reads.get(key)
+        if before is not None:
+            if before == reads:
+                return
+            self._forget_reads(key, reads)
+        for readable, read_key in reads if before is None else reads - before:
             readable._add_reader(read_key, task)
-        self._forget_reads(key, reads)
         if reads:
             self._reads[key] = reads
 
@@ -304,18 +309,20 @@ class _Derivation(Collection[K2, V2], Derived):
 
     def _settle(self) -> None:
         dirty, self._dirty = self._dirty, set()
+        reader = Reader(self)
         for key in dirty:
-            reader = Reader(self)
             try:
                 outputs = self._compute(reader, key)
-                self._failures.pop((self.name, key), None)
+                if self._failures:
+                    self._failures.pop((self.name, key), None)
             except Exception as error:
                 self.graph._fail(Failure(self.name, key, error))
                 outputs = {}
-            self._record_reads(key, reader.reads)
-            self._replace_outputs(key, outputs or {})
-            if outputs is None:
-                self._forget_reads(key, set())
+            if reader.reads or key in self._reads:
+                self._record_reads(key, reader.reads if outputs is not None else set())
+                reader = Reader(self)
+            if outputs or key in self._outputs:
+                self._replace_outputs(key, outputs or {})
         self._announce()
 
     def _replace_outputs(self, key: Hashable, outputs: Mapping[K2, V2]) -> None:

@@ -85,11 +85,10 @@ def rule_for(
         if not namespace:
             continue
         for pattern in host_patterns(host):
-            candidates = [
-                r
-                for r in reader.lookup(index, (namespace, pattern)).values()
-                if "*" in r.export_to or client_namespace in r.export_to
-            ]
+            rules = reader.lookup(index, (namespace, pattern))
+            if not rules:
+                continue
+            candidates = [r for r in rules.values() if "*" in r.export_to or client_namespace in r.export_to]
             found = _merge(candidates, client_namespace, client_labels)
             if found is not None:
                 return found

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from meltem.view.views import Views
 
 
-class GatewayKey(msgspec.Struct, frozen=True, order=True):
+class GatewayKey(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     """Gateway proxies that are alike: same scope, same Gateways, same port mapping."""
 
     scope: Scope

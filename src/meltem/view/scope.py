@@ -16,7 +16,7 @@ from meltem.resources import networking
 from meltem.view.proxy import Proxy, ProxyKind
 
 
-class Scope(msgspec.Struct, frozen=True, order=True):
+class Scope(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     """Everything by which outbound configuration may differ between two proxies."""
 
     kind: str

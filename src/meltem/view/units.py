@@ -86,7 +86,7 @@ class ClusterView(Unit, frozen=True, kw_only=True):
     mesh: MeshOptions
 
 
-class EndpointsKey(msgspec.Struct, frozen=True):
+class EndpointsKey(msgspec.Struct, frozen=True, cache_hash=True):
     """Which endpoints, seen from where: all that a ClusterLoadAssignment depends on but the endpoints themselves."""
 
     name: str
