@@ -101,7 +101,7 @@ class Client:
 
     def messages(self) -> Iterator[discovery.DeltaDiscoveryResponse]:
         while (message := self.session.next(self.now)) is not None:
-            yield discovery.DeltaDiscoveryResponse.FromString(message)
+            yield discovery.DeltaDiscoveryResponse.FromString(bytes(message))
 
     def settle(self) -> None:
         """Take and answer messages until there are none, waiting where the session says so."""

@@ -15,8 +15,8 @@ R = TypeVar("R")
 
 
 class TupleMemo(Generic[A, R]):
-    """`TupleMemo(f)(x)` is `f(x)`, a tuple of values that allow weak references (msgspec structs: `weakref=True`). It is
-    remembered as long as somebody holds every one of them (not the tuple); an empty one is not."""
+    """`TupleMemo(f)(x)` is `f(x)`, a tuple of values that allow weak references (msgspec structs: `weakref=True`). It
+    is remembered as long as somebody holds every one of them (not the tuple); an empty one is not."""
 
     def __init__(self, function: Callable[[A], tuple[R, ...]]) -> None:
         self._function = function

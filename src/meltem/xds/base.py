@@ -5,11 +5,11 @@ In: notices of changes. Out: `BaseSession`, which `DeltaSession` and `StateSessi
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
 from meltem.envoyapi import ENDPOINT, EXTENSION_CONFIG, PREFIX, ROUTE, SECRET
-from meltem.xds.batches import Batches
+from meltem.xds.batches import Batches, Response
 from meltem.xds.subscription import Content, Observer, Rejection, Subscription, TypeStatus
 
 GATE_SECONDS = 2.0
@@ -30,10 +30,12 @@ class BaseSession:
         self._batches = batches
         self._observer = observer
         self._subscriptions: dict[str, Subscription] = {}
-        self._others: list[Subscription] = []
+        self._ordered: list[Subscription] = []
         self._nonce = 0
         self._gated_since: float | None = None
         self.deadline: float | None = None
+        self.quiet = False
+        """Nothing is to be sent before something changes or the client asks, whatever it acknowledges."""
 
     def notice(self, changed: Mapping[str, frozenset[str]], now: float) -> bool:
         """Resources that may differ from what was sent. True where the client is concerned."""
@@ -45,15 +47,20 @@ class BaseSession:
             mine = names if known.wildcard else known.names.among(names)
             if mine:
                 concerned = True
+                self.quiet = False
                 known.dirty |= mine
                 if known.since is None:
                     known.since = now
         return concerned
 
-    def next(self, now: float) -> bytes | None:
+    def next(self, now: float) -> Response | None:
         """The next message to send, or None for now."""
+        if self.quiet:
+            return None
         self.deadline = None
-        return self._next(now)
+        found = self._next(now)
+        self.quiet = found is None and self.deadline is None and self._gated_since is None and self._settled()
+        return found
 
     def statuses(self) -> dict[str, TypeStatus]:
         return {t: s.status() for t, s in self._subscriptions.items()}
@@ -69,17 +76,10 @@ class BaseSession:
 
     def _new(self, type_url: str) -> Subscription:
         known = self._subscriptions[type_url] = Subscription(type_url)
-        if type_url not in self.ORDER:
-            self._others.append(known)
+        places = {t: place for place, t in enumerate(self.ORDER)}
+        self._ordered.append(known)
+        self._ordered.sort(key=lambda s: places.get(s.type_url, len(places)))
         return known
-
-    def _in_order(self) -> Iterator[Subscription]:
-        mine = self._subscriptions
-        for type_url in self.ORDER:
-            known = mine.get(type_url)
-            if known is not None:
-                yield known
-        yield from self._others
 
     def _gated(self, type_url: str, now: float) -> bool:
         """Must this type wait for another? Sets `deadline` where it does."""
@@ -94,7 +94,10 @@ class BaseSession:
         self.deadline = end if self.deadline is None else min(self.deadline, end)
         return True
 
-    def _next(self, now: float) -> bytes | None:
+    def _settled(self) -> bool:
+        return not any(known.waiting for known in self._ordered)
+
+    def _next(self, now: float) -> Response | None:
         raise NotImplementedError
 
     def _blocked(self, type_url: str) -> bool:

@@ -28,6 +28,28 @@ _CACHED_SELECTIONS = 64
 _CACHED_NAMES = 1 << 18
 
 
+class Response:
+    """A message in pieces. What is joined for one client alone is joined only while it is written: a thousand messages
+    that wait for their turn hold what they share, and hardly anything else."""
+
+    __slots__ = ("_made", "_pieces", "_shared", "size")
+
+    def __init__(self, pieces: tuple[bytes, ...], *, shared: bool) -> None:
+        """`shared`: others will send the same, so that the joined bytes are kept."""
+        self._pieces = pieces
+        self._shared = shared
+        self._made = b""
+        self.size = sum([len(piece) for piece in pieces])
+
+    def __bytes__(self) -> bytes:
+        if self._made:
+            return self._made
+        made = b"".join(self._pieces)
+        if self._shared:
+            self._made, self._pieces = made, ()
+        return made
+
+
 class Batch:
     """Some resources of one type, joined once for all who need exactly these. `parts`: batches that it is put together
     from, without a name in common, which keep their joined bytes themselves."""
@@ -45,7 +67,7 @@ class Batch:
         self._state = b""
         self._version = ""
         self._versions: Mapping[str, str] | None = None
-        self._last: tuple[str, tuple[str, ...], bytes] | None = None
+        self._last: tuple[str, tuple[str, ...], Response] | None = None
         self._split: tuple[int, Batch, Batch] | None = None
 
     def __iter__(self) -> Iterator[Resource]:
@@ -77,14 +99,15 @@ class Batch:
             self._versions = {r.name: r.version for r in self}
         return self._versions
 
-    def delta(self, type_url: str, nonce: str, removed: Sequence[str]) -> bytes:
+    def delta(self, type_url: str, nonce: str, removed: Sequence[str]) -> Response:
         """A DeltaDiscoveryResponse."""
         gone = tuple(removed)
         if self._last is not None and self._last[0] == nonce and self._last[1] == gone:
             return self._last[2]
         head = field(1, self.version.encode()) + field(4, type_url.encode()) + field(5, nonce.encode())
         content = [p.entries for p in self.parts] or [r.entry for r in self._resources]
-        made = b"".join((head, *content, *[field(6, name.encode()) for name in gone]))
+        pieces = (head, *content, *[field(6, name.encode()) for name in gone])
+        made = Response(pieces, shared=not self.parts)
         if not self.parts:
             self._last = (nonce, gone, made)
         return made
@@ -96,12 +119,12 @@ class Batch:
             self._entries = b"".join([r.entry for r in self])
         return self._entries
 
-    def state(self, type_url: str, nonce: str, version: str) -> bytes:
+    def state(self, type_url: str, nonce: str, version: str) -> Response:
         """A DiscoveryResponse (state of the world)."""
         if not self._state:
             self._state = b"".join([field(2, field(1, r.type_url.encode()) + field(2, r.body)) for r in self])
         head = field(1, version.encode()) + field(4, type_url.encode()) + field(5, nonce.encode())
-        return head + self._state
+        return Response((head, self._state), shared=False)
 
     def split(self, limit: int) -> tuple[Batch, Batch | None]:
         """As much of it as fits into `limit` bytes, at least one resource, and the rest; the same for everybody."""

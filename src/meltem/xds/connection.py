@@ -18,10 +18,11 @@ from meltem.clock import Clock
 from meltem.errors import MeltemError, UserError
 from meltem.generate.bundle import Attachment, Notice
 from meltem.view.proxy import Proxy
+from meltem.xds.batches import Response
 from meltem.xds.subscription import Rejection, TypeStatus
 
 _BIG = 64 << 10
-_SLOW = 1.0  # a big message that takes longer gives its place to others
+_SLOW = 1.0  # a big message that takes longer makes room for others
 
 
 class Rpc(Protocol):
@@ -35,9 +36,10 @@ class Session(Protocol):
     """A state machine of one stream: `DeltaSession`, `StateSession`."""
 
     deadline: float | None
+    quiet: bool
 
     def notice(self, changed: Mapping[str, frozenset[str]], now: float) -> bool: ...
-    def next(self, now: float) -> bytes | None: ...
+    def next(self, now: float) -> Response | None: ...
     def statuses(self) -> dict[str, TypeStatus]: ...
     def refusals(self) -> dict[str, dict[str, Rejection]]: ...
     def held(self, type_url: str) -> dict[str, str]: ...
@@ -49,7 +51,7 @@ class ConnectionLimits(msgspec.Struct, frozen=True):
 
     send_timeout: float = 30.0
     first_request: float = 15.0
-    big_bytes: int = 48 << 20
+    big_bytes: int = 24 << 20
     streams_of_one_proxy: int = 8
     streams: int = 20_000
     request_bytes: int = 16 << 20
@@ -64,39 +66,48 @@ class ClientGone(MeltemError):
 
 
 class SendBudget:
-    """At most so many bytes of big messages under way at once, over all streams."""
+    """At most so many bytes of big messages under way at once, over all streams. Those that take long move to a second
+    account of twice the size as far as it has room, so that slow clients do not hold up the others, nor take all
+    memory."""
 
     def __init__(self, total: int) -> None:
         self._free = total
+        self._free_for_slow = 2 * total
         self._total = total
         self._waiting: list[asyncio.Future[None]] = []
 
     @contextlib.asynccontextmanager
     async def taking(self, size: int) -> AsyncGenerator[Callable[[], None]]:
-        """Waits for room; gives a function that hands it back early."""
+        """Waits for room; gives a function that says that it takes long."""
         size = min(size, self._total)
         while self._free < size:
             turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
             self._waiting.append(turn)
             await turn
         self._free -= size
-        given = False
+        slow = False
 
-        def give_back() -> None:
-            nonlocal given
-            if given:
-                return
-            given = True
-            self._free += size
-            waiting, self._waiting = self._waiting, []
-            for turn in waiting:
-                if not turn.done():
-                    turn.set_result(None)
+        def takes_long() -> None:
+            nonlocal slow
+            if not slow and self._free_for_slow >= size:
+                slow = True
+                self._free_for_slow -= size
+                self._give_back(size)
 
         try:
-            yield give_back
+            yield takes_long
         finally:
-            give_back()
+            if slow:
+                self._free_for_slow += size
+            else:
+                self._give_back(size)
+
+    def _give_back(self, size: int) -> None:
+        self._free += size
+        waiting, self._waiting = self._waiting, []
+        for turn in waiting:
+            if not turn.done():
+                turn.set_result(None)
 
 
 class Connection:
@@ -158,7 +169,8 @@ class Connection:
             if not isinstance(message, bytes):
                 return
             received(message)
-            self._awake.set()
+            if not self.session.quiet:
+                self._awake.set()
 
     async def _write(self, rpc: Rpc) -> None:
         loop = asyncio.get_running_loop()
@@ -166,8 +178,8 @@ class Connection:
         while True:
             message = session.next(clock.monotonic())
             if message is not None:
-                if len(message) < _BIG:
-                    await self._within(self._limits.send_timeout, rpc.write(message))
+                if message.size < _BIG:
+                    await self._within(self._limits.send_timeout, rpc.write(bytes(message)))
                 else:
                     await self._write_big(rpc, message)
                 continue
@@ -181,11 +193,11 @@ class Connection:
             finally:
                 timer.cancel()
 
-    async def _write_big(self, rpc: Rpc, message: bytes) -> None:
-        async with self._budget.taking(len(message)) as give_back:
-            timer = asyncio.get_running_loop().call_later(_SLOW, give_back)
+    async def _write_big(self, rpc: Rpc, message: Response) -> None:
+        async with self._budget.taking(message.size) as takes_long:
+            timer = asyncio.get_running_loop().call_later(_SLOW, takes_long)
             try:
-                await self._within(self._limits.send_timeout, rpc.write(message))
+                await self._within(self._limits.send_timeout, rpc.write(bytes(message)))
             finally:
                 timer.cancel()
 

@@ -23,7 +23,7 @@ from typing import ClassVar
 from meltem.envoyapi import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, SECRET, VIRTUAL_HOST
 from meltem.generate.bundle import Layer
 from meltem.xds.base import NAMED_TYPES, REPORT_TYPES, BaseSession
-from meltem.xds.batches import CHUNK, FEW, Batch, Batches, find
+from meltem.xds.batches import CHUNK, FEW, Batch, Batches, Response, find
 from meltem.xds.held import Names
 from meltem.xds.subscription import Content, InFlight, Observer, Rejection, Subscription
 from meltem.xds.virtual_hosts import VirtualHostScopes
@@ -56,6 +56,8 @@ class DeltaSession(BaseSession):
             known = self._subscribe_first(request)
         elif request.nonce:
             self._answered(known, request, now)
+        if not request.acknowledges:
+            self.quiet = False
         fresh = not request.nonce and known.since is None
         self._subscribe(known, request)
         self._unsubscribe(known, request)
@@ -64,11 +66,14 @@ class DeltaSession(BaseSession):
 
     # Output
 
-    def _next(self, now: float) -> bytes | None:
-        for known in self._subscriptions.values():
+    def _settled(self) -> bool:
+        return super()._settled() and not self._hosts.pending
+
+    def _next(self, now: float) -> Response | None:
+        for known in self._ordered:
             if known.inflight is None and (known.undecided or self._hosts.pending):
                 self._resolve(known)
-        for known in self._in_order():
+        for known in self._ordered:
             if known.inflight is not None:
                 continue
             gone = known.gone and known.type_url != CLUSTER
@@ -86,6 +91,7 @@ class DeltaSession(BaseSession):
         for known in self._subscriptions.values():
             self._one_by_one(known)
             names = {*known.held, *known.names}
+            self.quiet = False
             known.must |= {n for n in names if known.type_url != VIRTUAL_HOST or self._hosts.covers(n)}
             known.since = now
 
@@ -271,7 +277,7 @@ class DeltaSession(BaseSession):
             known.held.lean_on(versions)
             self._one_by_one(known)
 
-    def _send(self, known: Subscription, now: float) -> bytes:
+    def _send(self, known: Subscription, now: float) -> Response:
         removed: tuple[str, ...] = ()
         if known.batches:
             names = known.batches.popleft()
@@ -286,7 +292,7 @@ class DeltaSession(BaseSession):
         known.respond = False
         return self._sent(known, batch, removed, now)
 
-    def _sent(self, known: Subscription, batch: Batch, removed: tuple[str, ...], now: float) -> bytes:
+    def _sent(self, known: Subscription, batch: Batch, removed: tuple[str, ...], now: float) -> Response:
         self._nonce += 1
         nonce = str(self._nonce)
         for part in batch.leaves:
@@ -304,7 +310,7 @@ class DeltaSession(BaseSession):
         known.inflight = InFlight(nonce, batch, removed, now)
         known.sent_nonce, known.sent_version, known.sent_at = nonce, batch.version, now
         made = batch.delta(known.type_url, nonce, removed)
-        self._observer.sent(known.type_url, batch.count, len(made))
+        self._observer.sent(known.type_url, batch.count, made.size)
         return made
 
     def _clusters_sent(self, batch: Batch, now: float) -> None:
@@ -321,7 +327,7 @@ class DeltaSession(BaseSession):
             for layer in layers:
                 self._awaited |= (names & layer.resources.keys()) - again
 
-    def _remove_clusters(self, now: float) -> bytes | None:
+    def _remove_clusters(self, now: float) -> Response | None:
         """Last of all: nothing that the client has may still name them."""
         known = self._subscriptions.get(CLUSTER)
         if known is None or not known.gone or known.inflight is not None:

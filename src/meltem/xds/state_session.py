@@ -13,7 +13,7 @@ from typing import ClassVar
 
 from meltem.envoyapi import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, ROUTE, SECRET, Resource
 from meltem.xds.base import NAMED_TYPES, REPORT_TYPES, BaseSession
-from meltem.xds.batches import find, merged
+from meltem.xds.batches import Response, find, merged
 from meltem.xds.held import Names
 from meltem.xds.subscription import InFlight, Rejection, Subscription
 from meltem.xds.wire import StateRequest
@@ -30,6 +30,7 @@ class StateSession(BaseSession):
         """A message of the client."""
         if not request.type_url or request.type_url in REPORT_TYPES:
             return
+        self.quiet = False
         known = self._subscriptions.get(request.type_url)
         if known is None:
             known = self._new(request.type_url)
@@ -43,8 +44,8 @@ class StateSession(BaseSession):
             self._answered(known, request, now)
         self._names(known, request, now)
 
-    def _next(self, now: float) -> bytes | None:
-        for known in self._in_order():
+    def _next(self, now: float) -> Response | None:
+        for known in self._ordered:
             if known.inflight is not None or not (known.undecided or known.respond):
                 continue
             if self._gated(known.type_url, now):
@@ -58,6 +59,7 @@ class StateSession(BaseSession):
 
     def send_again(self, now: float) -> None:
         for known in self._subscriptions.values():
+            self.quiet = False
             known.must.update(known.names)
             known.everything = known.wildcard
             known.respond = True
@@ -119,7 +121,7 @@ class StateSession(BaseSession):
             return list(merged(layers).values())
         return [r for n in sorted(known.names) if (r := find(layers, n)) is not None]
 
-    def _send(self, known: Subscription, now: float) -> bytes | None:
+    def _send(self, known: Subscription, now: float) -> Response | None:
         changed, must = known.dirty | known.must, known.must
         everything = known.everything
         known.dirty, known.must, known.everything = set(), set(), False
@@ -150,7 +152,7 @@ class StateSession(BaseSession):
         known.sent_nonce, known.sent_version, known.sent_at = nonce, _version_of(some), now
         known.inflight = InFlight(nonce, batch, (), now)
         message = batch.state(known.type_url, nonce, known.sent_version)
-        self._observer.sent(known.type_url, batch.count, len(message))
+        self._observer.sent(known.type_url, batch.count, message.size)
         return message
 
     def _endpoints_again(self, known: Subscription, content: list[Resource], now: float) -> None:

@@ -165,6 +165,11 @@ class Subscription:
         return self.everything or bool(self.dirty) or bool(self.must) or self.asked is not None
 
     @property
+    def waiting(self) -> bool:
+        """Something is left to be sent."""
+        return self.undecided or self.respond or bool(self.out) or bool(self.gone) or bool(self.batches)
+
+    @property
     def adding(self) -> bool:
         """Something is on its way to the client that others may build upon."""
         return self.inflight is not None or bool(self.out) or bool(self.batches) or self.undecided

@@ -31,6 +31,11 @@ class DeltaRequest(msgspec.Struct, frozen=True):
     nonce: str = ""
     error: str | None = None
 
+    @property
+    def acknowledges(self) -> bool:
+        """It says that a response was taken, and nothing else."""
+        return bool(self.nonce) and self.error is None and not self.subscribe and not self.unsubscribe
+
 
 class StateRequest(msgspec.Struct, frozen=True):
     """A DiscoveryRequest (state of the world) without its node."""

@@ -136,12 +136,12 @@ def test_a_batch_is_split_without_loss_whatever_the_limit() -> None:
 def test_the_bytes_are_those_of_the_message() -> None:
     parts = [Batch(tuple(encoded(CLUSTER, f"{p}{n}", p.encode() * n) for n in range(3))) for p in "ab"]
     for batch in (parts[0], joined(parts)):
-        made = discovery.DeltaDiscoveryResponse.FromString(batch.delta(CLUSTER, "7", ("gone",)))
+        made = discovery.DeltaDiscoveryResponse.FromString(bytes(batch.delta(CLUSTER, "7", ("gone",))))
         assert [(r.name, r.version, r.resource.type_url, r.resource.value) for r in made.resources] == [
             (r.name, r.version, CLUSTER, r.body) for r in batch
         ]
         assert (made.nonce, list(made.removed_resources), made.type_url) == ("7", ["gone"], CLUSTER)
-        whole = discovery.DiscoveryResponse.FromString(batch.state(CLUSTER, "8", "v"))
+        whole = discovery.DiscoveryResponse.FromString(bytes(batch.state(CLUSTER, "8", "v")))
         assert [(r.type_url, r.value) for r in whole.resources] == [(CLUSTER, r.body) for r in batch]
 
 
@@ -266,7 +266,7 @@ def _take_step(what: str, detail: object, content: Content, batches: Batches, cl
         for client in clients:
             for _ in range(int(str(detail))):
                 if (message := client.session.next(client.now)) is not None:
-                    client.take(discovery.DeltaDiscoveryResponse.FromString(message))
+                    client.take(discovery.DeltaDiscoveryResponse.FromString(bytes(message)))
     elif what in ("change", "all"):
         changes = (
             [(t, _name(t, n), v) for t, n, v in detail]
