@@ -51,6 +51,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pilot_try_envoy_filters: bool = True
     """Ours: what EnvoyFilters change is tried on Envoy before a proxy is sent it (where istiod has an Envoy)."""
     pilot_xds_send_timeout: float = 30.0
+    pilot_enable_workload_entry_autoregistration: bool = True
+    pilot_enable_workload_entry_healthchecks: bool = True
+    pilot_workload_entry_grace_period: float = 10.0
+    pilot_validate_workload_entry_identity: bool = True
     pilot_ignore_resources: str = ""
     pilot_include_resources: str = ""
     validation_webhook_config_name: str = ""
@@ -70,6 +74,7 @@ _SECONDS = frozenset(
         "citadel_self_signed_ca_cert_ttl",
         "citadel_self_signed_root_cert_check_interval",
         "pilot_xds_send_timeout",
+        "pilot_workload_entry_grace_period",
     }
 )
 _TRUE = frozenset({"1", "t", "true", "yes", "on"})

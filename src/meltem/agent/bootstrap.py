@@ -113,8 +113,8 @@ def discovery_service(settings: AgentSettings) -> JsonObject:
         ssl: JsonObject = {}
         if settings.xds_root != "SYSTEM":
             ssl["root_certs"] = {"filename": str(settings.xds_root_path)}
-        if settings.provisioned_certs or settings.file_mounted_certs:
-            directory = settings.below(settings.provisioned_certs or "etc/certs")
+        if settings.file_mounted_certs:
+            directory = settings.below("etc/certs")
             ssl["cert_chain"] = {"filename": str(directory / "cert-chain.pem")}
             ssl["private_key"] = {"filename": str(directory / "key.pem")}
         google["channel_credentials"] = {"ssl_credentials": ssl}
@@ -126,7 +126,7 @@ def discovery_service(settings: AgentSettings) -> JsonObject:
                         "name": "envoy.grpc_credentials.file_based_metadata",
                         "typed_config": {
                             "@type": f"{_TYPE}envoy.config.grpc_credential.v3.FileBasedMetadataConfig",
-                            "secret_data": {"filename": str(settings.token_path)},
+                            "secret_data": {"filename": str(settings.identity_token_path)},
                             "header_key": "authorization",
                             "header_prefix": "Bearer ",
                         },

@@ -21,7 +21,8 @@ from typing import Protocol, cast
 import grpc
 
 from meltem.agent.bootstrap import SDS_DEFAULT, SDS_ROOT
-from meltem.ca import keys, messages
+from meltem.agent.channel import open_channel, read
+from meltem.ca import assertion, keys, messages
 from meltem.errors import EnvironmentError_, MeltemError, UserError
 from meltem.objects import Json, JsonObject, bool_at, int_at, str_at
 
@@ -31,9 +32,11 @@ CALL_TIMEOUT = 10.0
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What is wanted. `token_path` empty: authenticate with the client certificate in `client_directory`.
+    """What is wanted.
 
-    `source_directory`: take mounted certificates from there in place of asking a CA.
+    `client_directory`: authenticate with the certificate there as long as it is valid, else with the token at
+    `token_path`. `source_directory`: take mounted certificates from there in place of asking a CA. `own_token_path`:
+    write there a token that the new certificate's key has signed (`meltem.ca.assertion`).
     """
 
     directory: str
@@ -48,6 +51,7 @@ class Order:
     target_name: str = ""
     client_directory: str = ""
     cert_signer: str = ""
+    own_token_path: str = ""
     output_directory: str = ""
     source_directory: str = ""
     plaintext: bool = False
@@ -73,6 +77,7 @@ def order_from_json(text: str) -> Order:
         target_name=str_at(value, "target_name"),
         client_directory=str_at(value, "client_directory"),
         cert_signer=str_at(value, "cert_signer"),
+        own_token_path=str_at(value, "own_token_path"),
         output_directory=str_at(value, "output_directory"),
         source_directory=str_at(value, "source_directory"),
         plaintext=bool_at(value, "plaintext"),
@@ -83,9 +88,9 @@ def fulfil(order: Order) -> JsonObject:
     """Fetches (or reads) the certificate and writes every file; the answer tells its life. Raises MeltemError."""
     if order.source_directory:
         source = Path(order.source_directory)
-        key = _read(source / "key.pem", "the mounted private key")
-        chain = _read(source / "cert-chain.pem", "the mounted certificate chain")
-        roots = _read(source / "root-cert.pem", "the mounted root certificate")
+        key = read(source / "key.pem", "the mounted private key")
+        chain = read(source / "cert-chain.pem", "the mounted certificate chain")
+        roots = read(source / "root-cert.pem", "the mounted root certificate")
     else:
         key, chain, roots = fetch(order)
     leaf = keys.load_certificates(chain, where="certificate chain")[0]
@@ -93,6 +98,9 @@ def fulfil(order: Order) -> JsonObject:
     write_files(Path(order.directory), key, chain, roots)
     if order.output_directory:
         _write_plain(Path(order.output_directory), key, chain, roots)
+    if order.own_token_path:
+        token = assertion.make(key, chain, now=time.time())
+        write_atomically(Path(order.own_token_path), token.encode(), mode=0o600)
     return {
         "not_before": leaf.not_valid_before_utc.timestamp(),
         "not_after": leaf.not_valid_after_utc.timestamp(),
@@ -164,20 +172,40 @@ def _new_key(order: Order) -> keys.PrivateKey:
 
 
 def _call(order: Order, request: bytes) -> tuple[str, ...]:
-    metadata: list[tuple[str, str]] = []
-    if order.token_path:
-        token = _read(Path(order.token_path), "the service account token").decode().strip()
-        metadata.append(("authorization", f"Bearer {token}"))
-    with _channel(order) as channel:
+    """Asks with the present certificate, and with the token where there is none or it is not believed (any more)."""
+    client = _client_pair(order)
+    if client is None:
+        return _ask(order, request, _token(order), None)
+    try:
+        return _ask(order, request, assertion.make(*client, now=time.time()), client)
+    except _NotBelieved:
+        if not order.token_path or not Path(order.token_path).is_file():
+            raise
+        return _ask(order, request, _token(order), None)
+
+
+class _NotBelieved(EnvironmentError_):
+    """The CA does not accept who we say we are."""
+
+
+def _token(order: Order) -> str:
+    if not order.token_path:
+        return ""
+    return read(Path(order.token_path), "the service account token").decode().strip()
+
+
+def _ask(order: Order, request: bytes, token: str, client: tuple[bytes, bytes] | None) -> tuple[str, ...]:
+    metadata = [("authorization", f"Bearer {token}")] if token else []
+    channel = open_channel(order.ca_address, order.ca_root, order.target_name, plaintext=order.plaintext, client=client)
+    with channel:
         method = cast("_Method", channel.unary_unary(messages.METHOD_PATH, None, None))  # pyright: ignore[reportUnknownMemberType]
         try:
             answer = method(request, timeout=CALL_TIMEOUT, metadata=metadata)
         except grpc.RpcError as error:
             call = cast(grpc.Call, error)
-            details = call.details() or ""
-            raise EnvironmentError_(
-                f"gave no certificate: {call.code().name}: {details}", where=f"CA {order.ca_address}"
-            ) from None
+            code, details = call.code(), call.details() or ""
+            kind = _NotBelieved if code is grpc.StatusCode.UNAUTHENTICATED else EnvironmentError_
+            raise kind(f"gave no certificate: {code.name}: {details}", where=f"CA {order.ca_address}") from None
     return messages.decode_response(answer)
 
 
@@ -185,26 +213,15 @@ class _Method(Protocol):
     def __call__(self, request: bytes, *, timeout: float, metadata: list[tuple[str, str]]) -> bytes: ...
 
 
-def _channel(order: Order) -> grpc.Channel:
-    options: list[tuple[str, str | int]] = [("grpc.enable_retries", 0)]
-    if order.plaintext:
-        return grpc.insecure_channel(order.ca_address, options=options)
-    if order.target_name:
-        options.append(("grpc.ssl_target_name_override", order.target_name))
-    key = chain = None
-    if order.client_directory:
-        key = _read(Path(order.client_directory) / "key.pem", "the client key")
-        chain = _read(Path(order.client_directory) / "cert-chain.pem", "the client certificate")
-    roots = _read(Path(order.ca_root), "the root certificate of istiod") if order.ca_root else None
-    credentials = grpc.ssl_channel_credentials(roots, key, chain)
-    return grpc.secure_channel(order.ca_address, credentials, options=options)
-
-
-def _read(path: Path, what: str) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise EnvironmentError_(f"{what} cannot be read: {error.strerror}", where=str(path)) from None
+def _client_pair(order: Order) -> tuple[bytes, bytes] | None:
+    """Key and chain of the present certificate; None where there is none, or it has expired."""
+    if not order.client_directory:
+        return None
+    chain = read(Path(order.client_directory) / "cert-chain.pem", "the client certificate")
+    leaf = keys.load_certificates(chain, where="client certificate")[0]
+    if leaf.not_valid_after_utc.timestamp() <= time.time():
+        return None
+    return read(Path(order.client_directory) / "key.pem", "the client key"), chain
 
 
 def main() -> int:

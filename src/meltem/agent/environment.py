@@ -99,6 +99,16 @@ class AgentSettings:
         return self.below("var/run/secrets/tokens/istio-token")
 
     @property
+    def identity_token_path(self) -> Path:
+        """The token that Envoy shows istiod. A machine outside Kubernetes (PROV_CERT) signs its own, as nobody renews
+        the one that it was set up with."""
+        return self.config_path / "workload-token" if self.signs_tokens else self.token_path
+
+    @property
+    def signs_tokens(self) -> bool:
+        return bool(self.provisioned_certs) and not self.file_mounted_certs
+
+    @property
     def ca_root_path(self) -> Path:
         """Roots by which istiod's certificate is verified. `SYSTEM` as CA_ROOT_CA means the machine's own."""
         if self.ca_root:

@@ -12,6 +12,7 @@ import os
 import shutil
 import signal
 import sys
+from contextlib import suppress
 from pathlib import Path
 
 from meltem.agent import node
@@ -127,10 +128,34 @@ async def start(settings: AgentSettings, bootstrap_path: Path) -> asyncio.subpro
             program,
             *arguments(settings, bootstrap_path),
             stdin=asyncio.subprocess.DEVNULL,
+            stdout=None if can_open("/dev/stdout") else asyncio.subprocess.PIPE,
+            stderr=None if can_open("/dev/stderr") else asyncio.subprocess.PIPE,
             env={**os.environ, **node.telemetry_environment(settings)},
         )
     except OSError as error:
         raise EnvironmentError_(f"{program} cannot be started: {error.strerror}") from None
+
+
+def can_open(path: str) -> bool:
+    """Whether Envoy, which opens the file of an access log by its name, can write to it. It cannot where our output is
+    systemd's socket, or a file of root's while we run as another user: then Envoy gets a pipe of ours."""
+    try:
+        os.close(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_NONBLOCK | os.O_NOCTTY))
+    except OSError:
+        return False
+    return True
+
+
+async def pass_on(process: asyncio.subprocess.Process) -> None:
+    """What Envoy writes into our pipes, as it comes, until it ends."""
+
+    async def copy(source: asyncio.StreamReader | None, target: int) -> None:
+        while source is not None and (chunk := await source.read(65_536)):
+            with suppress(OSError):
+                while chunk:
+                    chunk = chunk[os.write(target, chunk) :]
+
+    await asyncio.gather(copy(process.stdout, 1), copy(process.stderr, 2))
 
 
 async def stop(process: asyncio.subprocess.Process, *, patience: float = 5.0) -> None:

@@ -23,6 +23,7 @@ SOURCE_V4 = "127.0.0.6"
 SOURCE_V6 = "::6"
 MAX_BODY = 10 * 1024
 MAX_REDIRECTS = 10
+SILENT = "the application does not answer its probe"
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,11 +58,12 @@ def read_probes(environment: Mapping[str, str]) -> dict[str, Probe]:
             raise UserError(f"{path[:120]!r} is no probe path such as /app-health/app/readyz", where=where)
         if not isinstance(spec, dict):
             raise UserError(f"{path}: is not a JSON object", where=where)
-        found[path] = _probe(spec, f"{where} {path}")
+        found[path] = read_probe(spec, f"{where} {path}")
     return found
 
 
-def _probe(spec: JsonObject, where: str) -> Probe:
+def read_probe(spec: JsonObject, where: str) -> Probe:
+    """A probe in Kubernetes' words. Raises UserError for what cannot be used."""
     kinds = [k for k in ("httpGet", "tcpSocket", "grpc") if isinstance(spec.get(k), dict)]
     if len(kinds) != 1:
         raise UserError("must have exactly one of httpGet, tcpSocket and grpc", where=where)
@@ -99,7 +101,7 @@ async def run(probe: Probe, address: str, request_headers: Mapping[str, str]) ->
             return await _grpc(probe, address)
         return await _http(probe, address, source, request_headers)
     except (HttpError, OSError, TimeoutError) as error:
-        return Response(500, f"the application does not answer its probe: {error}".encode())
+        return Response(500, f"{SILENT}: {error}".encode())
 
 
 async def _http(probe: Probe, address: str, source: str, request_headers: Mapping[str, str]) -> Response:
@@ -162,4 +164,4 @@ async def _grpc(probe: Probe, address: str) -> Response:
         if process.returncode is None:
             process.kill()
             await process.wait()
-    return Response(200) if process.returncode == 0 else Response(500, reason[:MAX_BODY])
+    return Response(200) if process.returncode == 0 else Response(500, f"{SILENT}: ".encode() + reason[:MAX_BODY])

@@ -10,7 +10,7 @@ import json
 import signal
 from collections.abc import Awaitable, Callable
 
-from meltem.agent import envoy, http1, metrics, probes
+from meltem.agent import envoy, health, http1, metrics, probes
 from meltem.agent.admin import Admin
 from meltem.agent.bootstrap import bootstrap
 from meltem.agent.environment import AgentSettings
@@ -85,11 +85,12 @@ class ProxySupervisor:
 
     async def _serve(self, status: StatusServer) -> int:
         settings = self._settings
+        probe = health.read_probe(settings)
         keeper = CertificateKeeper(settings, self._metrics, self._clock, self._log)
         status.starting = "waiting for a certificate from istiod"
         if await self._or_stop(keeper.first):
             return 0
-        renewing = asyncio.create_task(keeper.keep())
+        tasks = [asyncio.create_task(keeper.keep())]
         try:
             if settings.disable_envoy:
                 await self._stopping.wait()
@@ -99,13 +100,18 @@ class ProxySupervisor:
             path.write_text(json.dumps(bootstrap(settings), indent=2))
             process = await envoy.start(settings, path)
             status.starting = ""
+            tasks.append(asyncio.create_task(envoy.pass_on(process)))
+            if probe is not None:
+                asking = health.HealthKeeper(settings, probe, self._admin, self._clock, self._log)
+                tasks.append(asyncio.create_task(asking.run()))
             try:
                 return await self._watch(process)
             finally:
                 await envoy.stop(process)
         finally:
-            renewing.cancel()
-            await asyncio.gather(renewing, return_exceptions=True)
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
 
     async def _watch(self, process: asyncio.subprocess.Process) -> int:
         """Until Envoy ends by itself, or until we are told to stop and have drained it."""

@@ -35,6 +35,7 @@ EXPERIMENTAL = (
     Verb("uninstall", "meltem.cli.uninstall:uninstall", "The same as istioctl uninstall", hidden=True),
     Verb("version", "meltem.cli.version:version", "The same as istioctl version", hidden=True),
     Verb("wait", "meltem.cli.wait:wait", "Waits until the proxies have a resource, or until it is gone"),
+    Verb("workload", "meltem.cli.workload:workload", "Helps machines outside Kubernetes to join the mesh"),
 )
 
 VERBS = (

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Info, PlatformC
 
 from meltem import __version__
 from meltem.ca import bundle
+from meltem.ca.assertion import AssertionAuthenticator
 from meltem.ca.authority import Authority, CertificateLimits
 from meltem.ca.identity import TokenAuthenticator
 from meltem.ca.keys import KeyPair
@@ -36,6 +37,7 @@ from meltem.controlplane.flags import Flags, address
 from meltem.controlplane.guard import Guard
 from meltem.controlplane.mesh import MeshFiles, MeshSettings
 from meltem.controlplane.pods import Pods
+from meltem.controlplane.registration import Registration, RegistrationSettings
 from meltem.controlplane.webhooks import WebhookPatcher
 from meltem.engine import Engine
 from meltem.envoyapi import CLUSTER
@@ -111,6 +113,19 @@ class ControlPlane:
         self.guard = Guard(self.engine, clock)
         self._ca = ClusterForCa(client)
         self._authenticator = TokenAuthenticator(self._ca, clock, audiences=tuple(settings.token_audiences.split(",")))
+        self.registration = Registration(
+            client,
+            clock,
+            RegistrationSettings(
+                instance=settings.pod_name,
+                grace=settings.pilot_workload_entry_grace_period,
+                longest_connection=1.5 * flags.max_connection_age,
+                registers=settings.pilot_enable_workload_entry_autoregistration,
+                health_checks=settings.pilot_enable_workload_entry_healthchecks,
+                checks_identity=settings.pilot_validate_workload_entry_identity,
+            ),
+            self._registry,
+        )
         self.server = DiscoveryServer(
             self.connections,
             clock,
@@ -119,6 +134,7 @@ class ControlPlane:
             ready=lambda: self.ready,
             debug=DebugAnswers(self.connections, self._namespace),
             settled=self.guard.settled,
+            registrar=self.registration,
         )
         self.judge = Judge(self.engine, self.feed.problems, self._refusals, settings.cluster_id, self._standings)
         self.ready = False
@@ -201,6 +217,9 @@ class ControlPlane:
         kinds["Namespace"].watch(self._namespace_seen)
         kinds["Node"].watch(self.mesh.watch_node)
         events = Counter("pilot_k8s_cfg_events", "Events from Kubernetes.", ["type", "event"], registry=self._registry)
+        if "WorkloadEntry" in kinds and "WorkloadGroup" in kinds:
+            kinds["WorkloadEntry"].watch(self.registration.changed)
+            kinds["WorkloadGroup"].watch(self.registration.group_changed)
         for feed in kinds.values():
             feed.events = lambda kind, event: events.labels(kind, event).inc()
 
@@ -317,10 +336,17 @@ class ControlPlane:
             keepalive_timeout=flags.keepalive_timeout,
             request_bytes=self._limits.request_bytes,
         )
+        authenticator = AssertionAuthenticator(
+            self._authenticator,
+            self._clock,
+            roots=lambda: authority.roots_pem,
+            trust_domains=lambda: (self.mesh.mesh.trust_domain, *self.mesh.mesh.trust_domain_aliases),
+            audiences=tuple(self._settings.token_audiences.split(",")),
+        )
         servers: list[GrpcServer] = []
         plain, secure = address(flags.grpc), address(flags.secure_grpc)
         certificates = CertificateService(
-            authority, self._authenticator, self._clock, trust_domain=lambda: self.mesh.mesh.trust_domain
+            authority, authenticator, self._clock, trust_domain=lambda: self.mesh.mesh.trust_domain
         )
         for at, is_secure in ((plain, False), (secure, True)):
             if at is None:
@@ -328,7 +354,7 @@ class ControlPlane:
             server = new_server(options)
             needs_identity = (is_secure and self._settings.xds_auth) or self._settings.xds_auth_plaintext
             handlers = [
-                self.server.handler(self._authenticator if needs_identity else None),
+                self.server.handler(authenticator if needs_identity else None),
                 health_handler(lambda: self.ready),
             ]
             if self._settings.enable_ca_server:
@@ -384,6 +410,7 @@ class ControlPlane:
             ("EnvoyFilter trials", self.guard.run()),
             ("mesh files", self.mesh.follow_files(self._clock)),
             ("judge", self._after_ready(self._judge)),
+            ("workloads", self._after_ready(self.registration.run)),
             ("status", self._leading("istio-status-leader", lambda: self._after_ready(writer.run))),
             ("ingress status", self._leading("istio-leader", lambda: self._after_ready(ingress.run))),
         ]

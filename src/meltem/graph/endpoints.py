@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 
 from meltem.graph.model import Endpoint, Health, Service, ServiceKey, Workload
-from meltem.graph.workloads import locality_text
+from meltem.graph.workloads import locality_text, takes_mutual_tls
 from meltem.resources import core, networking
 
 EndpointSource = tuple[ServiceKey, str]
@@ -117,7 +117,7 @@ def from_service_entry(
                     locality=locality_text(one.locality),
                     weight=one.weight or 1,
                     identity=spiffe(trust_domain, entry.namespace, one.service_account),
-                    mutual_tls=one.labels.get("security.istio.io/tlsMode") == "istio",
+                    mutual_tls=takes_mutual_tls(one.labels, one.service_account),
                     namespace=entry.namespace,
                 )
             )

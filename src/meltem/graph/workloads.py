@@ -6,7 +6,7 @@ prefixed `we/` so that it never meets a pod's.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 from meltem.collections import Collection, Reader
 from meltem.graph.inputs import ResourceKey
@@ -69,6 +69,11 @@ def owner_name(pod: Pod) -> str:
     return owner.name
 
 
+def takes_mutual_tls(labels: Mapping[str, str], service_account: str) -> bool:
+    """What the label says of an entry; without it, one that has an identity has a proxy."""
+    return labels[TLS_MODE] == "istio" if labels.get(TLS_MODE) else bool(service_account)
+
+
 def from_workload_entry(
     reader: Reader, key: ResourceKey, entry: networking.WorkloadEntry, network_of: NetworkOf
 ) -> dict[ResourceKey, Workload]:
@@ -77,7 +82,6 @@ def from_workload_entry(
     if not spec.address:
         return {}
     labels = {**entry.metadata.labels, **spec.labels}
-    healthy = entry.status.condition("Healthy")
     workload = Workload(
         name=name,
         namespace=namespace,
@@ -88,8 +92,8 @@ def from_workload_entry(
         locality=locality_text(spec.locality),
         network=spec.network or labels.get(NETWORK) or network_of(reader, cluster, namespace),
         workload=name,
-        mutual_tls=labels.get(TLS_MODE) == "istio" or bool(spec.service_account),
-        ready=healthy is None or healthy.status == "True",
+        mutual_tls=takes_mutual_tls(labels, spec.service_account),
+        ready=entry.healthy,
         container_ports=tuple(sorted(spec.ports.items())),
     )
     return {(cluster, namespace, f"we/{name}"): workload}

@@ -10,6 +10,11 @@ from typing import Annotated, ClassVar
 from meltem.resources.base import Message, NonNegativeInt32, PortNumber, Resource, Schema, UInt32, cel
 from meltem.resources.common import IstioStatus
 
+HEALTH_CHECKED = "proxy.istio.io/health-checks-enabled"
+"""Annotation of a WorkloadEntry whose health an agent tells: `true` makes it count."""
+HEALTHY = "Healthy"
+"""The condition that says it."""
+
 Address = Annotated[
     str,
     Schema(maxLength=256),
@@ -184,6 +189,14 @@ class WorkloadEntry(Resource, frozen=True, kw_only=True):
 
     spec: WorkloadEntrySpec = WorkloadEntrySpec()
     status: IstioStatus = IstioStatus()
+
+    @property
+    def healthy(self) -> bool:
+        """Where an agent tells its health, nothing is sent to it before it was said to be healthy."""
+        if self.metadata.annotations.get(HEALTH_CHECKED, "").lower() not in ("true", "1", "t"):
+            return True
+        condition = self.status.condition(HEALTHY)
+        return condition is not None and condition.status == "True"
 
 
 class WorkloadGroup(Resource, frozen=True, kw_only=True):

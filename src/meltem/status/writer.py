@@ -16,10 +16,10 @@ from typing import Protocol
 import structlog
 
 from meltem.clock import Clock, rfc3339
-from meltem.errors import MeltemError, NotFound
+from meltem.errors import Conflict, MeltemError, NotFound
 from meltem.kube.client import KubeClient, PatchKind
 from meltem.kube.resource_types import ResourceType
-from meltem.objects import JsonObject, at, int_at, objects_at, str_at
+from meltem.objects import Json, JsonObject, at, int_at, objects_at, str_at
 from meltem.resources.kinds import ISTIO_KINDS, KindInfo
 from meltem.status.judge import DISTRIBUTING, Key, Verdict
 
@@ -94,7 +94,7 @@ class StatusWriter:
                 rt, key[2], key[1], self._body(info, key, live, verdict), kind=PatchKind.APPLY, subresource="status",
                 field_manager=MANAGER, force=True,
             )  # fmt: skip
-        except NotFound:
+        except (NotFound, Conflict):
             self._written.pop(key, None)
         except MeltemError as error:
             if key[0] not in self._complained:  # once a kind: it will mostly be a missing permission
@@ -114,11 +114,16 @@ class StatusWriter:
             "lastTransitionTime": since or rfc3339(self._clock.now()),
             "observedGeneration": generation,  # a number: `kubectl wait` compares it
         }
+        # A list of conditions belongs to whoever applies it, whole: what others say there is said again.
+        others: list[Json] = [c for c in objects_at(live, "status", "conditions") if str_at(c, "type") != CONDITION]
+        metadata: JsonObject = {"name": key[2], "namespace": key[1]}
+        if others:  # and must not have changed since
+            metadata["resourceVersion"] = str_at(live, "metadata", "resourceVersion")
         return {
             "apiVersion": info.api_version,
             "kind": info.kind,
-            "metadata": {"name": key[2], "namespace": key[1]},
-            "status": {"observedGeneration": generation, "conditions": [condition]},
+            "metadata": metadata,
+            "status": {"observedGeneration": generation, "conditions": [condition, *others]},
         }
 
 

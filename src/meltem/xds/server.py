@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, nullcontext
 from typing import NoReturn, Protocol, cast
 
 import grpc
@@ -27,7 +28,7 @@ from meltem.xds.batches import Batches
 from meltem.xds.connection import ClientGone, Connection, ConnectionLimits, TooSlow
 from meltem.xds.metrics import XdsMetrics
 from meltem.xds.push import Connections
-from meltem.xds.session import DeltaSession
+from meltem.xds.session import REPORT_TYPES, DeltaSession
 from meltem.xds.state_session import StateSession
 from meltem.xds.wire import DeltaReader, parse_delta, parse_state
 
@@ -68,6 +69,22 @@ class DebugSource(Protocol):
         ...
 
 
+class Registrar(Protocol):
+    """Keeps the entries of workloads outside pods (`meltem.controlplane.registration`)."""
+
+    def visit(self, proxy: Proxy, caller: CallerIdentity | None) -> AbstractAsyncContextManager[None]:
+        """The block is one connection of the proxy; raises NotRegistered."""
+        ...
+
+    def heard(self, proxy: Proxy, problem: str) -> None:
+        """The workload's health, said on its proxy's stream; empty: it is well."""
+        ...
+
+    async def report(self, proxy: Proxy, caller: CallerIdentity | None, problem: str) -> None:
+        """The same on a stream of its own; raises NotRegistered."""
+        ...
+
+
 class DiscoveryServer:
     """See the module's head."""
 
@@ -81,6 +98,7 @@ class DiscoveryServer:
         ready: Callable[[], bool] = lambda: True,
         debug: DebugSource | None = None,
         settled: Callable[[str], Awaitable[None]] | None = None,
+        registrar: Registrar | None = None,
     ) -> None:
         """`settled`: waits until what a proxy (its id) should have is known."""
         self.connections = connections
@@ -93,6 +111,7 @@ class DiscoveryServer:
         self._ready = ready
         self._debug = debug
         self._settled = settled
+        self._registrar = registrar
 
     def handler(self, authenticator: Authenticator | None) -> RpcHandler:
         """For one port; None where nobody has to prove who they are."""
@@ -153,20 +172,28 @@ class DiscoveryServer:
             raise UserError("the first request names no node")
         proxy = proxy_of(with_node.node, delta=True)
         check_claim(proxy, caller)
-        made: list[DeltaSession] = []
-        connection = self.connections.open(
-            proxy,
-            peer,
-            lambda content: made.append(DeltaSession(content, self.batches, self._metrics.observer(proxy))) or made[0],
-        )
-        session = made[0]
-        session.request(request, self._clock.monotonic())
+        if request.type_url in REPORT_TYPES:
+            await self._report(proxy, caller, request.error)
+            return
 
         def received(data: bytes) -> None:
             self._metrics.received(len(data))
-            session.request(self._reader.read(data), self._clock.monotonic())
+            more = self._reader.read(data)
+            if more.type_url in REPORT_TYPES:
+                self._heard(proxy, more.error)
+            else:
+                session.request(more, self._clock.monotonic())
 
-        await self._run(connection, context, received)
+        async with self._visit(proxy, caller):
+            made: list[DeltaSession] = []
+            connection = self.connections.open(
+                proxy,
+                peer,
+                lambda c: made.append(DeltaSession(c, self.batches, self._metrics.observer(proxy))) or made[0],
+            )
+            session = made[0]
+            session.request(request, self._clock.monotonic())
+            await self._run(connection, context, received)
 
     async def _state(self, context: Context, peer: str, caller: CallerIdentity | None, message: bytes) -> None:
         request, with_node = parse_state(message)
@@ -177,20 +204,39 @@ class DiscoveryServer:
             raise UserError("the first request names no node")
         proxy = proxy_of(with_node.node, delta=False)
         check_claim(proxy, caller)
-        made: list[StateSession] = []
-        connection = self.connections.open(
-            proxy,
-            peer,
-            lambda content: made.append(StateSession(content, self.batches, self._metrics.observer(proxy))) or made[0],
-        )
-        session = made[0]
-        session.request(request, self._clock.monotonic())
+        if request.type_url in REPORT_TYPES:
+            await self._report(proxy, caller, request.error)
+            return
 
         def received(data: bytes) -> None:
             self._metrics.received(len(data))
-            session.request(parse_state(data)[0], self._clock.monotonic())
+            more = parse_state(data)[0]
+            if more.type_url in REPORT_TYPES:
+                self._heard(proxy, more.error)
+            else:
+                session.request(more, self._clock.monotonic())
 
-        await self._run(connection, context, received)
+        async with self._visit(proxy, caller):
+            made: list[StateSession] = []
+            connection = self.connections.open(
+                proxy,
+                peer,
+                lambda c: made.append(StateSession(c, self.batches, self._metrics.observer(proxy))) or made[0],
+            )
+            session = made[0]
+            session.request(request, self._clock.monotonic())
+            await self._run(connection, context, received)
+
+    def _visit(self, proxy: Proxy, caller: CallerIdentity | None) -> AbstractAsyncContextManager[None]:
+        return self._registrar.visit(proxy, caller) if self._registrar is not None else nullcontext()
+
+    def _heard(self, proxy: Proxy, problem: str | None) -> None:
+        if self._registrar is not None:
+            self._registrar.heard(proxy, problem_of(problem))
+
+    async def _report(self, proxy: Proxy, caller: CallerIdentity | None, problem: str | None) -> None:
+        if self._registrar is not None:
+            await self._registrar.report(proxy, caller, problem_of(problem))
 
     async def _debug_stream(self, context: Context, caller: CallerIdentity | None, message: object) -> None:
         while isinstance(message, bytes):
@@ -219,6 +265,15 @@ class Unavailable(MeltemError):
     """Not now; the client should try again."""
 
 
+class NotRegistered(MeltemError):
+    """A workload outside pods has no WorkloadEntry, and cannot be given one."""
+
+
+def problem_of(error: str | None) -> str:
+    """Why a workload is not healthy, from the error of its report; empty where there is none."""
+    return "" if error is None else error[:500] or "unhealthy"
+
+
 def first(error: BaseException) -> BaseException:
     """The first leaf of nested groups."""
     while isinstance(error, BaseExceptionGroup):
@@ -231,6 +286,8 @@ def _status_of(error: BaseException) -> grpc.StatusCode:
         return grpc.StatusCode.UNAUTHENTICATED
     if isinstance(error, NotYours):
         return grpc.StatusCode.PERMISSION_DENIED
+    if isinstance(error, NotRegistered):
+        return grpc.StatusCode.FAILED_PRECONDITION
     if isinstance(error, TooSlow):
         return grpc.StatusCode.RESOURCE_EXHAUSTED
     if isinstance(error, UserError):

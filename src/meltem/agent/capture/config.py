@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import ipaddress
+import pwd
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -171,6 +172,7 @@ _SWITCHES = (
 
 def parse(arguments: Sequence[str], environment: Mapping[str, str], root: Path) -> tuple[CaptureConfig, CommandOptions]:
     """Flags win over environment variables, those over defaults."""
+    environment = {**proxy_owner(environment), **{k: v for k, v in environment.items() if v}}
     parsed = cast("_Parsed", _parser(environment).parse_args(list(arguments)))
     mode = parsed.mode.strip().upper() or "REDIRECT"
     if mode not in ("REDIRECT", "TPROXY"):
@@ -218,6 +220,16 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str], root: Path) 
         probe_port=_port(parsed.iptables_probe_port, "--iptables-probe-port"),
         probe_timeout=_seconds(parsed.probe_timeout, "--probe-timeout"),
     )
+
+
+def proxy_owner(environment: Mapping[str, str]) -> dict[str, str]:
+    """Who runs the proxy on a machine outside Kubernetes, where it is a user by name (ENVOY_USER, istio-proxy); nothing
+    where there is no such user: then it is 1337, as in a pod."""
+    try:
+        found = pwd.getpwnam(environment.get("ENVOY_USER", "") or "istio-proxy")
+    except (KeyError, ValueError):
+        return {}
+    return {"PROXY_UID": str(found.pw_uid), "PROXY_GID": str(found.pw_gid)}
 
 
 def name_servers(root: Path) -> tuple[str, ...]:
