@@ -59,7 +59,7 @@ def outbound(view: ClusterView) -> Resource:
         weighted = setting is not None and bool(setting.distribute or setting.failover or setting.failover_priority)
         apply_load_balancer(message, policy.load_balancer if policy is not None else None, weighted=weighted)
     if policy is not None and policy.outlier_detection is not None:
-        _outliers(message, policy.outlier_detection)
+        _outliers(message, policy.outlier_detection, fails_over=_fails_over(view))
     _keepalive(message, pool, view.mesh)
     options = _http_options(view, pool)
     if view.external:
@@ -146,8 +146,18 @@ def dns_cache(ipv4: bool, ipv6: bool) -> api.dns_cache.DnsCacheConfig:
     return api.dns_cache.DnsCacheConfig(name="dynamic_dns", dns_lookup_family=family, dns_refresh_rate={"seconds": 60})
 
 
-def _outliers(message: C, rule: networking.OutlierDetection) -> None:
-    """Istio's mapping: gateway errors and 5xx each on their own, success rate off, panic threshold 0 unless said."""
+def _fails_over(view: ClusterView) -> bool:
+    """The rule says where to fail over to."""
+    setting = endpoints.setting_of(view.balance)
+    return setting is not None and bool(setting.failover or setting.failover_priority)
+
+
+def _outliers(message: C, rule: networking.OutlierDetection, *, fails_over: bool) -> None:
+    """Istio's mapping: gateway errors and 5xx each on their own, success rate off, panic threshold 0 unless said.
+
+    Envoy ejects at most a tenth of the endpoints unless the rule says otherwise: of fewer than ten, none, and nothing
+    would ever fail over. Where the rule fails over, one is ejected at any rate, as Envoy did when the rules that people
+    copy were written."""
     made = message.outlier_detection
     made.enforcing_success_rate.value = 0
     made.enforcing_failure_percentage.value = 0
@@ -165,6 +175,8 @@ def _outliers(message: C, rule: networking.OutlierDetection) -> None:
         made.interval.CopyFrom(api.duration(float(rule.interval)))
     if rule.base_ejection_time is not None:
         made.base_ejection_time.CopyFrom(api.duration(float(rule.base_ejection_time)))
+    if fails_over and not rule.max_ejection_percent:
+        made.always_eject_one_host.value = True
     if rule.max_ejection_percent:
         made.max_ejection_percent.value = rule.max_ejection_percent
     if rule.split_external_local_origin_errors:

@@ -60,8 +60,15 @@ class Scope(msgspec.Struct, frozen=True, order=True, cache_hash=True):
 
 
 def scope_of(
-    proxy: Proxy, sidecar: str, label_keys: Iterable[str], *, node_matters: bool, sni_dnat: bool = False
+    proxy: Proxy,
+    locality: tuple[str, str, str],
+    sidecar: str,
+    label_keys: Iterable[str],
+    *,
+    node_matters: bool,
+    sni_dnat: bool = False,
 ) -> Scope:
+    """`locality`: the proxy's region, zone and subzone."""
     wanted = set(label_keys)
     return Scope(
         kind=proxy.kind.value,
@@ -69,7 +76,7 @@ def scope_of(
         sidecar=sidecar,
         cluster=proxy.cluster,
         network=proxy.network,
-        locality=(proxy.locality.region, proxy.locality.zone, proxy.locality.subzone),
+        locality=locality,
         labels=tuple(pair for pair in proxy.labels if pair[0] in wanted),
         node=proxy.node_name if node_matters else "",
         ipv4=proxy.ipv4,

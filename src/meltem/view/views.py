@@ -29,7 +29,7 @@ from meltem.view import dns, gateway, inbound, outbound, patching, scope
 from meltem.view.filters import NO_FILTERS, Filters
 from meltem.view.patching import PatchSet
 from meltem.view.policy import merged
-from meltem.view.proxy import Proxy, ProxyKind
+from meltem.view.proxy import NOWHERE, Proxy, ProxyKind
 from meltem.view.scope import Imports, Scope
 from meltem.view.selection import Selection
 from meltem.view.units import (
@@ -142,6 +142,7 @@ class Views:
             label_keys = reader.all(self.label_keys)
             made = scope.scope_of(
                 proxy,
+                self._locality_of(reader, proxy),
                 name,
                 label_keys,
                 node_matters=len(reader.all(self.node_local)) > 0 or "kubernetes.io/hostname" in label_keys,
@@ -173,6 +174,14 @@ class Views:
         self.scopes: Collection[Scope, ScopeView] = graph.derive("scopes", self.scope_of, view_of)
         self.scope_filters: Collection[Scope, Filters] = graph.derive("filters", self.scopes, self._filters_of)
         self.scope_patches: Collection[Scope, PatchSet] = graph.derive("patches", self.scopes, self._patches_of)
+
+    def _locality_of(self, reader: Reader, proxy: Proxy) -> tuple[str, str, str]:
+        """Where the proxy says that it is, else where its workload is: a pod on its node, a WorkloadEntry as it says."""
+        where = proxy.locality
+        if where != NOWHERE:
+            return (where.region, where.zone, where.subzone)
+        workload = self.workload_of(reader, proxy)
+        return workload.locality if workload is not None else ("", "", "")
 
     def _with_policies(self, reader: Reader, proxy: Proxy, made: Scope) -> Scope:
         """The scope with the names of what policies select these proxies: proxies under other ones are other scopes."""
