@@ -176,7 +176,7 @@ class Views:
         self.scope_patches: Collection[Scope, PatchSet] = graph.derive("patches", self.scopes, self._patches_of)
 
     def _locality_of(self, reader: Reader, proxy: Proxy) -> tuple[str, str, str]:
-        """Where the proxy says that it is, else where its workload is: a pod on its node, a WorkloadEntry as it says."""
+        """Where the proxy says that it is, else where its workload is (a pod: on its node)."""
         where = proxy.locality
         if where != NOWHERE:
             return (where.region, where.zone, where.subzone)
