@@ -21,7 +21,7 @@ from meltem.errors import UserError
 from meltem.objects import Json, JsonObject, at, bool_at, objects_at, str_at, strings_at
 from meltem.yamlio import load
 
-_FIELDS = {"match", "command", "args", "env", "workdir", "user", "stopSignal", "init", "requires"}
+_FIELDS = {"match", "command", "args", "env", "workdir", "user", "stopSignal", "init", "requires", "files"}
 
 
 class Image(msgspec.Struct, frozen=True, kw_only=True):
@@ -36,6 +36,8 @@ class Image(msgspec.Struct, frozen=True, kw_only=True):
     stop_signal: str = "SIGTERM"
     init: bool = False
     requires: tuple[str, ...] = ()
+    files: Mapping[str, str] = {}
+    """Path in the container → the file of this machine that is seen there."""
     source: str = ""
     """The file it stands in."""
 
@@ -134,14 +136,15 @@ def _entry(item: JsonObject, where: str, source: str, filling: _Filling) -> Imag
     match = _strings(item, "match", where)
     if not match:
         raise UserError("has no `match`", where=where)
-    env = item.get("env", {})
-    if not isinstance(env, dict):
-        raise UserError("`env` is no map", where=where)
+    env, files = item.get("env", {}), item.get("files", {})
+    if not isinstance(env, dict) or not isinstance(files, dict):
+        raise UserError(f"`{'files' if isinstance(env, dict) else 'env'}` is no map", where=where)
     return Image(
         match=match,
         command=filling.each(_strings(item, "command", where)),
         args=filling.each(_strings(item, "args", where)),
         env={k: filling.text(_text(v)) for k, v in env.items()},
+        files={k: filling.text(_text(v)) for k, v in files.items()},
         workdir=filling.text(str_at(item, "workdir")),
         user=_text(item.get("user", "")),
         stop_signal=str_at(item, "stopSignal", default="SIGTERM"),

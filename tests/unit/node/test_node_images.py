@@ -47,6 +47,13 @@ def test_the_users_file_is_asked_first(tmp_path: Path) -> None:
     assert found("busybox:1.36", tmp_path).args == ("sh",), "a pattern with a tag fits that tag only"
 
 
+def test_an_image_may_bring_files_along(tmp_path: Path) -> None:
+    (tmp_path / "images.yaml").write_text("images: [{match: [thing], command: [x], files: {/usr/bin/x: '{bin}/y'}}]")
+    answer = load_table(tmp_path).find("thing")
+    assert isinstance(answer, Image)
+    assert answer.files == {"/usr/bin/x": str(Path(sys.executable).parent / "y")}
+
+
 def test_an_unknown_image_names_the_file_to_add_it_to(tmp_path: Path) -> None:
     answer = load_table(tmp_path).find("example.com/thing:1")
     assert isinstance(answer, NoImage)
@@ -66,6 +73,7 @@ def test_a_program_that_is_not_installed_is_named(tmp_path: Path) -> None:
         ("images: [{match: [a], comand: [b]}]", "unknown field 'comand'"),
         ("images: [{command: [b]}]", "no `match`"),
         ("images: [{match: [a], command: [{}]}]", "`command` has an item that is no string"),
+        ("images: [{match: [a], files: [b]}]", "`files` is no map"),
         ("{}", "no list `images`"),
     ],
 )

@@ -8,6 +8,8 @@ import http.client
 import json
 import socket
 import ssl
+import subprocess
+import sys
 from pathlib import Path
 
 import grpc
@@ -46,6 +48,24 @@ def test_httpbin_shapes(start):
         python.ask("/post", "POST", {"Content-Type": "application/x-www-form-urlencoded"}, b"a=1&b=").body
     )
     assert form["form"] == {"a": "1", "b": ""} and "method" not in form
+
+
+def test_fortio_counts_what_came_back(start):
+    server = start("httpbin/src/httpbin.py", "0")
+    program = SAMPLES / "httpbin/sample-client/fortio.py"
+
+    def fortio(*words: str) -> subprocess.CompletedProcess[str]:
+        return subprocess.run([sys.executable, program, *words], capture_output=True, text=True, timeout=60)
+
+    url = f"http://127.0.0.1:{server.port}"
+    good = fortio("load", "-c", "3", "-qps", "0", "-n", "20", "-loglevel", "Warning", f"{url}/get").stdout
+    assert "Code 200 : 20 (100.0 %)" in good
+    assert "Sockets used: 3 (for perfect keepalive, would be 3)" in good
+    assert "Code 503 : 4 (100.0 %)" in fortio("load", "-qps", "0", "-n", "4", f"{url}/status/503").stdout
+    assert "Code  -1 : 2 (100.0 %)" in fortio("load", "-qps", "0", "-n", "2", "http://127.0.0.1:1/").stdout
+    assert fortio("curl", "-quiet", f"{url}/get").stdout.startswith("HTTP/1.1 200 OK")
+    wrong = fortio("load", "-what", url)
+    assert wrong.returncode != 0 and wrong.stderr.startswith("fortio: unknown flag -what")
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,7 @@ def build(pod: JsonObject, sandbox: Sandbox, parts: Parts) -> ContainerSpec:
             target=str_at(container, "terminationMessagePath") or "/dev/termination-log",
         )
     )
+    own_files += [Bind(source=s, target=t, readonly=True) for t, s in sorted(parts.image.files.items())]
     taken = {b.target for b in parts.binds}
     namespaces = paths.namespaces
     host_pid = bool_at(pod, "spec", "hostPID")
