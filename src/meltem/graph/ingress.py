@@ -158,6 +158,8 @@ def status_addresses(service: core.Service | None) -> tuple[tuple[str, str], ...
     One of the two is empty; IPs come first, each once."""
     if service is None:
         return ()
+    if service.spec.type == "ExternalName":
+        return (("", service.spec.external_name),) if service.spec.external_name else ()
     given = service.status.load_balancer.ingress
     ips = dict.fromkeys((*(i.ip for i in given if i.ip), *service.spec.external_ips))
     names = dict.fromkeys(i.hostname for i in given if i.hostname and not i.ip)

@@ -41,6 +41,11 @@ class Routing(msgspec.Struct, frozen=True, kw_only=True):
         width = 2 if "*" in self.export_to else int(self.export_to != (self.namespace,))
         return (width, self.created, self.namespace, self.name)
 
+    @property
+    def by_length(self) -> bool:
+        """Stands for an Ingress: of several for a host the longest path comes first, whoever is older."""
+        return self.source.startswith("Ingress ")
+
     def visible_to(self, namespace: str) -> bool:
         return "*" in self.export_to or namespace in self.export_to
 

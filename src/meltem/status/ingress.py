@@ -46,17 +46,7 @@ class IngressStatusWriter:
         mesh = self._engine.inputs.mesh_config.get("")
         name = mesh.ingress_service if mesh is not None else "istio-ingressgateway"
         service = self._engine.inputs.services.get((self._cluster, self._namespace, name))
-        if service is None:
-            return []
-        found: list[Json] = []
-        for given in service.status.load_balancer.ingress:
-            if given.ip:
-                found.append({"ip": given.ip})
-            elif given.hostname:
-                found.append({"hostname": given.hostname})
-        if not found:
-            found = [{"ip": ip} for ip in service.spec.external_ips]
-        return found
+        return [{"ip": ip} if ip else {"hostname": host} for ip, host in rules.status_addresses(service)]
 
     def due(self) -> list[core.Ingress]:
         """Ingresses of ours whose status says something else."""
@@ -68,8 +58,6 @@ class IngressStatusWriter:
             else rules.IngressSettings()
         )
         wanted = self.addresses()
-        if not wanted:
-            return []
         return [
             one
             for key, one in inputs.ingresses.items()

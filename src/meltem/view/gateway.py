@@ -234,7 +234,7 @@ def _routes(name: str, servers: list[Parts], options: MeshOptions) -> RouteConfi
         VirtualHostView(
             name=f"{host}:{number}",
             domains=(host,),
-            routes=tuple(sorted(rules.get(host, ()), key=_takes_everything)),
+            routes=_ordered(rules.get(host, ())),
             require_tls=host in redirected,
             mesh=options,
         )
@@ -243,6 +243,21 @@ def _routes(name: str, servers: list[Parts], options: MeshOptions) -> RouteConfi
     if not hosts:
         hosts = [VirtualHostView(name=f"blackhole:{number}", domains=("*",), routes=(), mesh=options)]
     return RouteConfigView(name=name, virtual_hosts=tuple(hosts), ignore_port=True, mesh=options)
+
+
+def _ordered(routes: Iterable[RouteView]) -> tuple[RouteView, ...]:
+    """What takes every request at the end; those of Ingresses among themselves by the length of their paths."""
+    found = sorted(routes, key=_takes_everything)
+    by_length = iter(sorted((r for r in found if r.by_length), key=_longest_first))
+    return tuple(next(by_length) if r.by_length else r for r in found)
+
+
+def _longest_first(route: RouteView) -> tuple[int, bool]:
+    """An exact path before a prefix of the same length."""
+    uri = route.match.uri if route.match is not None else None
+    if uri is None:
+        return (0, True)
+    return (-len((uri.exact or uri.prefix or "").rstrip("/")), not uri.exact)
 
 
 def _takes_everything(route: RouteView) -> bool:

@@ -368,6 +368,7 @@ def _route(
         sticky=sticky is not None,
         operation=_operation(clusters, routing.name, port, match),
         source=f"{routing.namespace}/{routing.name}" if routing.source.startswith("VirtualService") else "",
+        by_length=routing.by_length,
         redirect_port=redirect_port(rule.redirect, view.gateway_port or port, tls=view.tls),
     )
 

@@ -150,6 +150,8 @@ class RouteView(Unit, frozen=True, kw_only=True):
     idle_timeout: float | None = None
     grpc: bool = False
     """An inbound route of a gRPC port."""
+    by_length: bool = False
+    """From an Ingress: of all that a host has from Ingresses the longest path comes first."""
 
 
 class VirtualHostView(Unit, frozen=True, kw_only=True):

@@ -29,3 +29,16 @@ def test_load_balancer_addresses_come_before_external_ones_and_names_last() -> N
 def test_nothing_without_a_service_or_an_address() -> None:
     assert status_addresses(None) == ()
     assert status_addresses(gateway([], [])) == ()
+
+
+def test_a_service_that_stands_for_a_name_gives_that_name() -> None:
+    service = parse(
+        {
+            "apiVersion": "v1",
+            "kind": "Service",
+            "metadata": {"name": "istio-ingressgateway", "namespace": "istio-system"},
+            "spec": {"type": "ExternalName", "externalName": "edge.example.com"},
+        }
+    )
+    assert isinstance(service, core.Service)
+    assert status_addresses(service) == (("", "edge.example.com"),)
