@@ -17,6 +17,7 @@ import pkgutil
 import re
 from collections.abc import Iterable
 from hashlib import blake2b
+from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
 from envoy.config.accesslog.v3 import accesslog_pb2 as accesslog
@@ -124,6 +125,7 @@ from envoy.type.v3 import percent_pb2 as percent
 from envoy.type.v3 import range_pb2 as range_
 from google.protobuf import (
     any_pb2,
+    descriptor,
     descriptor_pool,
     duration_pb2,
     json_format,
@@ -258,6 +260,9 @@ __all__ = [
     "zipkin",
 ]
 
+if TYPE_CHECKING:
+    from google._upb import _message as upb
+
 PREFIX = "type.googleapis.com/"
 CLUSTER = PREFIX + "envoy.config.cluster.v3.Cluster"
 ENDPOINT = PREFIX + "envoy.config.endpoint.v3.ClusterLoadAssignment"
@@ -270,6 +275,10 @@ NAME_TABLE = PREFIX + "istio.networking.nds.v1.NameTable"
 """Istio's own type: asked for by stock Istio agents, not by Envoy."""
 
 _PACKAGE = re.compile(r"(?:envoy|xds|udpa|google)(?:\.[a-z][a-z0-9_]*)+\.[A-Za-z0-9_.]+")
+
+
+Descriptor: TypeAlias = "descriptor.Descriptor | upb.Descriptor"
+FieldDescriptor: TypeAlias = "descriptor.FieldDescriptor | upb.FieldDescriptor"
 
 
 class Resource(msgspec.Struct, frozen=True, weakref=True, eq=False):
@@ -350,6 +359,13 @@ def unpack(packed: any_pb2.Any) -> message.Message:
     name = packed.type_url.rpartition("/")[2]
     kind = message_factory.GetMessageClass(descriptor_pool.Default().FindMessageTypeByName(name))
     return kind.FromString(packed.value)
+
+
+def message_type(type_url: str) -> Descriptor | None:
+    """The type's descriptor; None for one that the wheel does not have."""
+    if not know(type_url):
+        return None
+    return descriptor_pool.Default().FindMessageTypeByName(type_url.rpartition("/")[2])
 
 
 def know(type_url: str) -> bool:

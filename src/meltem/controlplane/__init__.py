@@ -27,6 +27,8 @@ def main() -> None:
 
 
 def _main(arguments: list[str]) -> int:
+    # Read when grpc is imported: its handlers around fork are for processes that go on in Python, which ours do not.
+    os.environ.setdefault("GRPC_ENABLE_FORK_SUPPORT", "false")
     try:
         flags = parse_flags(arguments)
         settings, unused = read_settings(os.environ)

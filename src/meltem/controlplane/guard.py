@@ -27,7 +27,7 @@ from meltem.validate.envoy_trial import Trier
 BATCH = 64
 """Resources tried at once."""
 REMEMBERED = 10_000
-PATIENCE = 10.0
+PATIENCE = 5.0
 """Seconds that a proxy which has just connected waits for trials."""
 _UNSUSPECTED = Trial()
 log = structlog.stdlib.get_logger("guard")
@@ -66,7 +66,10 @@ class Guard:
                 while self._engine.on_trial(proxy_id):
                     await self._done.wait()
         except TimeoutError:
-            log.warning("a proxy gets its configuration before its EnvoyFilters were tried", proxy=proxy_id)
+            log.warning(
+                "a proxy that connected gets its configuration without EnvoyFilters that are not tried yet",
+                proxy=proxy_id,
+            )
 
     async def run(self) -> None:
         """Until cancelled."""

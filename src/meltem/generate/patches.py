@@ -17,7 +17,7 @@ import msgspec
 
 from meltem import envoyapi as api
 from meltem.envoyapi import Resource
-from meltem.generate import patch_filters, patch_matching, patch_routes
+from meltem.generate import patch_filters, patch_matching, patch_routes, patch_values
 from meltem.generate.merging import Mismatch, merge
 from meltem.generate.patch_matching import Where
 from meltem.resources import networking
@@ -62,6 +62,10 @@ class Unreadable(Exception):
     """A patch whose value is no message of Envoy's."""
 
 
+class UnknownType(Unreadable):
+    """It holds a message of a type that we have no definition of."""
+
+
 # --- reading ---
 
 
@@ -78,13 +82,24 @@ def _parse(apply_to: str, text: bytes) -> Message:
     value: object = msgspec.json.decode(text)
     for url in _types_in(value, 0):
         if not api.know(url):
-            raise Unreadable(f"Envoy has no message type {url.rpartition('/')[2]!r}")
+            raise UnknownType(f"Envoy has no message type {url.rpartition('/')[2]!r}")
     message = KINDS[apply_to]()
+    for path, what, fatal in patch_values.unknown_in(value, message.DESCRIPTOR):
+        if fatal:
+            raise Unreadable(f"{path}: {what}")
     try:
         api.json_format.Parse(text, message, ignore_unknown_fields=True)
     except (api.json_format.ParseError, ValueError, TypeError, RecursionError) as error:
         raise Unreadable(f"the value is no {message.DESCRIPTOR.name} of Envoy: {error}") from None
     return message
+
+
+def ignored_of(patch: networking.ConfigPatch) -> tuple[str, ...]:
+    """Fields of the patch's value that Envoy's messages do not have: they are passed over, as Istio does."""
+    kind, value = KINDS.get(patch.apply_to), patch.patch.value if patch.patch is not None else None
+    if kind is None or value is None:
+        return ()
+    return tuple(path for path, _, fatal in patch_values.unknown_in(value, kind.DESCRIPTOR) if not fatal)
 
 
 def _types_in(value: object, depth: int) -> Iterable[str]:

@@ -156,12 +156,9 @@ class Resources:
     def _keyed(self, group: Group, made: Made) -> Mapping[GroupKey, Resource]:
         return {(group, r.type_url, r.name): r for r in made.resources}
 
-    def _of_scope(
-        self, reader: Reader, scope: Scope, made: Made, group: Group | None = None
-    ) -> Mapping[GroupKey, Resource]:
+    def _of_scope(self, scope: Scope, made: Made, group: Group | None = None) -> Mapping[GroupKey, Resource]:
         """The resources, for the bundles or for EnvoyFilters to change. Where none holds nothing is done."""
-        holds = bool(scope.patches) and reader.get(self.views.scope_patches, scope) is not None
-        return self._keyed(Unpatched(group or scope) if holds else group or scope, made)
+        return self._keyed(Unpatched(group or scope) if scope.patches else group or scope, made)
 
     def _fetched(self, _r: Reader, scope: Scope, filters: Filters) -> Mapping[GroupKey, Resource]:
         """Clusters through which keys and modules are fetched from outside the mesh."""
@@ -169,19 +166,19 @@ class Resources:
         return self._keyed(scope, made)
 
     def _clusters(self, reader: Reader, key: tuple[Scope, str], unit: ClusterUnit) -> Mapping[GroupKey, Resource]:
-        return self._of_scope(reader, key[0], self.generators["clusters"](unit.view))
+        return self._of_scope(key[0], self.generators["clusters"](unit.view))
 
     def _fixed(self, reader: Reader, scope: Scope, _view: ScopeView) -> Mapping[GroupKey, Resource]:
         options = self.views.mesh_options(reader)
-        return self._of_scope(reader, scope, Made((clusters.passthrough(options), clusters.blackhole(options))))
+        return self._of_scope(scope, Made((clusters.passthrough(options), clusters.blackhole(options))))
 
     def _listeners(
         self, reader: Reader, key: tuple[Scope, str], view: OutboundListenerView
     ) -> Mapping[GroupKey, Resource]:
-        return self._of_scope(reader, key[0], self.generators["listeners"](view))
+        return self._of_scope(key[0], self.generators["listeners"](view))
 
     def _virtual_outbound(self, reader: Reader, scope: Scope, view: VirtualOutboundView) -> Mapping[GroupKey, Resource]:
-        return self._of_scope(reader, scope, self.generators["virtual outbound"](view))
+        return self._of_scope(scope, self.generators["virtual outbound"](view))
 
     def _inbound(self, _r: Reader, key: InboundKey, view: InboundView) -> Mapping[GroupKey, Resource]:
         if view.patches is None:
@@ -195,13 +192,13 @@ class Resources:
         self, reader: Reader, key: tuple[GatewayKey, str], view: GatewayListenerView
     ) -> Mapping[GroupKey, Resource]:
         made = self.generators["gateway listeners"](view)
-        return self._of_scope(reader, key[0].scope, made, key[0])
+        return self._of_scope(key[0].scope, made, key[0])
 
     def _gateway_routes(
         self, reader: Reader, key: tuple[GatewayKey, str], view: RouteConfigView
     ) -> Mapping[GroupKey, Resource]:
         made = self.generators["routes"](view)
-        return self._of_scope(reader, key[0].scope, made, key[0])
+        return self._of_scope(key[0].scope, made, key[0])
 
     # --- virtual hosts and the route configurations that hold them ---
 
@@ -232,9 +229,7 @@ class Resources:
             if not scope.by_delta or not isinstance(value, VirtualHostView):
                 return {}
             view = own(reader, scope, route, value)
-            return (
-                {} if view is None else self._of_scope(reader, scope, Made(self._virtual_host((route, _Keyed(view)))))
-            )
+            return {} if view is None else self._of_scope(scope, Made(self._virtual_host((route, _Keyed(view)))))
 
         def configuration(reader: Reader, key: tuple[Scope, str], _v: bool) -> Mapping[GroupKey, Resource]:
             scope, route = key
@@ -258,7 +253,7 @@ class Resources:
                 ignore_port=True,
                 mesh=self.views.mesh_options(reader),
             )
-            return self._of_scope(reader, scope, self.generators["routes"](unit))
+            return self._of_scope(scope, self.generators["routes"](unit))
 
         return [
             graph.derive("virtual host resources", hosts, single),

@@ -36,6 +36,7 @@ STATS_TYPE = api.PREFIX + "envoy.extensions.access_loggers.stats.v3.Config"
 STATS_SCOPE: JsonObject = {"prefix": "istio"}
 """Without `sharing_name`, with which Envoy 1.40 crashes at the end of a validation (not when it serves)."""
 TIMEOUT = 20.0
+CRASH = "Envoy crashes"
 _LOG_PREFIX = re.compile(r"^\[[^\]]*\]\[\d+\]\[\w+\]\[\w+\] (?:\[[^\]]*\] )?")
 
 
@@ -179,9 +180,11 @@ async def validate(program: str, config: Path, *, niceness: int = 0) -> str:
     code = process.returncode
     if code in (-signal.SIGXCPU, -signal.SIGKILL):
         raise TimeoutError
-    if code is not None and code < 0:
-        return f"Envoy crashes ({signal.Signals(-code).name})"
-    return "" if code == 0 else said(output.decode(errors="replace"))
+    text = output.decode(errors="replace")
+    if code is not None and code < 0 and "error initializing" not in text:
+        last = next((line for line in reversed(text.splitlines()) if line.strip()), "")
+        return f"{CRASH} ({signal.Signals(-code).name}){': ' if last else ''}{_LOG_PREFIX.sub('', last)[:300]}"
+    return "" if code == 0 else said(text)
 
 
 def said(output: str) -> str:

@@ -1,10 +1,11 @@
-"""EnvoyFilter: the structure of patches. Whether Envoy takes the patched configuration is tried elsewhere.
+"""EnvoyFilter: the structure of patches and their values. Whether Envoy takes what they make is tried elsewhere.
 
 In: an `EnvoyFilter`. Out: findings.
 """
 
 from __future__ import annotations
 
+from meltem.generate import patches
 from meltem.resources.networking import ConfigPatch, EnvoyFilter, ListenerMatch, PatchMatch
 from meltem.validate import checks
 from meltem.validate.findings import Report
@@ -65,6 +66,7 @@ def _patch(r: Report, patch: ConfigPatch) -> None:
         return
     if patch.patch.operation != "REMOVE" and patch.patch.value is None:
         r.at("patch").at("value").error(f"operation {patch.patch.operation} needs a value")
+    _value(r.at("patch").at("value"), patch)
     if match is None:
         return
     here = r.at("match")
@@ -72,6 +74,20 @@ def _patch(r: Report, patch: ConfigPatch) -> None:
     _object(here, patch, match)
     if match.listener is not None and patch.apply_to in _LISTENER_CLASS:
         _listener(here.at("listener"), patch.apply_to, match.listener)
+
+
+def _value(r: Report, patch: ConfigPatch) -> None:
+    if patch.apply_to not in patches.KINDS:
+        return
+    try:
+        patches.parsed(patch)
+    except patches.UnknownType as error:
+        r.warn(f"{error}: the patch is not applied")
+    except patches.Unreadable as error:
+        r.error(str(error))
+    else:
+        for path in patches.ignored_of(patch):
+            r.warn(f"{path} is no field that Envoy is known to have: it is ignored")
 
 
 def _version(r: Report, match: PatchMatch) -> None:

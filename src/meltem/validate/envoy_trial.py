@@ -22,7 +22,7 @@ from meltem.envoyapi import Resource
 from meltem.generate.patched import Job, with_patches
 from meltem.graph.inputs import Trial
 from meltem.objects import Json, JsonObject
-from meltem.validate.envoy_check import SDS_DIRECTORY, SECRET_FILES, readable, validate
+from meltem.validate.envoy_check import CRASH, SDS_DIRECTORY, SECRET_FILES, readable, validate
 from meltem.view.patching import OnePatch, patch_set
 
 NICENESS = 10
@@ -47,6 +47,8 @@ class Trier:
             config = Path(where) / "bootstrap.json"
             await asyncio.to_thread(_write, resources, config)
             said = await validate(self._program, config, niceness=NICENESS)
+            if said.startswith(CRASH):  # once can be anything
+                said = await validate(self._program, config, niceness=NICENESS)
         return _MARKED.sub("", said)
 
     async def worst(self, jobs: Sequence[Job]) -> Job | None:

@@ -16,6 +16,8 @@ import mesh_files as files
 from meltem import envoyapi as api
 from meltem.engine import Engine
 from meltem.generate.bundle import Notice
+from meltem.generate.patched import filter_digest
+from meltem.graph.inputs import Trial
 from meltem.objects import Json, JsonObject
 from meltem.resources.parse import parse
 from meltem.view.proxy import Proxy
@@ -148,6 +150,20 @@ def ingress(name: str, namespace: str, host: str, to: str) -> JsonObject:
     }
 
 
+def envoy_filter(name: str, namespace: str, context: str, apply_to: str, operation: str, bad: bool) -> JsonObject:
+    values: dict[str, JsonObject] = {
+        "CLUSTER": {"name": "added", "connect_timeout": "7s"},
+        "LISTENER": {"name": "added", "stat_prefix": "patched"},
+        "VIRTUAL_HOST": {"name": "added", "domains": ["added.test"]},
+        "HTTP_FILTER": {"name": f"patched-{name}"},
+    }
+    patch: JsonObject = {"operation": operation, "value": values[apply_to]}
+    one: JsonObject = {"applyTo": apply_to, "match": {"context": context}, "patch": patch}
+    made = istio("EnvoyFilter", f"{'bad-' if bad else ''}{name}", namespace, {"configPatches": [one]})
+    made["apiVersion"] = "networking.istio.io/v1alpha3"
+    return made
+
+
 names, spaces, small = st.sampled_from(NAMES), st.sampled_from(NAMESPACES), st.integers(1, 4)
 hosts = st.sampled_from(["a", "b.green.svc.cluster.local", "*.blue.svc.cluster.local", "ext.example.com"])
 outside = st.sampled_from(["ext.example.com", "b.example.com", "*.example.com"])
@@ -165,6 +181,11 @@ objects = st.one_of(
     st.builds(at_gateway, names, spaces, st.sampled_from(["ext.example.com", "a"]), hosts, names),
     st.builds(policy, names, spaces, hosts, st.booleans(), st.sampled_from(["tls", "hash", "locality", "through"])),
     st.builds(external_name, names, spaces, st.sampled_from(["b.green.svc.cluster.local", "ext.example.com"])),
+    st.builds(
+        envoy_filter, names, spaces, st.sampled_from(["ANY", "SIDECAR_INBOUND", "SIDECAR_OUTBOUND", "GATEWAY"]),
+        st.sampled_from(["CLUSTER", "LISTENER", "VIRTUAL_HOST", "HTTP_FILTER"]),
+        st.sampled_from(["ADD", "MERGE", "REMOVE", "INSERT_FIRST"]), st.booleans(),
+    ),
     st.builds(ingress, names, spaces, st.sampled_from(["ext.example.com", "b.example.com"]), names),
 )  # fmt: skip
 events = st.tuples(objects, st.booleans())
@@ -192,17 +213,24 @@ def versions(engine: Engine, proxy: Proxy) -> dict[tuple[str, str], str]:
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
-@given(st.lists(st.lists(events, max_size=5), max_size=6))
+@given(st.lists(st.lists(events, max_size=5), max_size=6), st.booleans(), st.sets(st.integers(0, 5)))
 def test_any_history_in_any_batches_generates_what_a_build_from_scratch_does(
-    batches: list[list[tuple[JsonObject, bool]]],
+    batches: list[list[tuple[JsonObject, bool]]], guarded: bool, tried_after: set[int]
 ) -> None:
+    """Where EnvoyFilters are tried: in the end the same as a mesh without those that are refused, whenever the trials
+    were (`tried_after`: numbers of batches)."""
     engine = Engine()
+    if guarded:
+        with engine.graph.transaction():
+            engine.inputs.guarded.set("", True)
     followed: dict[str, dict[tuple[str, str], str]] = {}
     for proxy in PROXIES:
         engine.connect(proxy)
         _follow(engine, proxy, followed)
     final: dict[tuple[str, tuple[str, str, str]], JsonObject] = {}
-    for batch in batches:
+    for number, batch in enumerate(batches):
+        if number in tried_after:
+            _try(engine)
         with engine.graph.transaction():
             for obj, present in batch:
                 kind, where = key(obj)
@@ -212,9 +240,12 @@ def test_any_history_in_any_batches_generates_what_a_build_from_scratch_does(
                 else:
                     engine.inputs.by_kind[kind].delete(where)
                     final.pop((kind, where), None)
+    _try(engine)
     fresh = Engine()
     with fresh.graph.transaction():
         for (kind, where), obj in final.items():
+            if guarded and kind == "EnvoyFilter" and where[2].startswith("bad-"):
+                continue
             fresh.inputs.by_kind[kind].set(where, parse(copy.deepcopy(obj)))
     for proxy in PROXIES:
         fresh.connect(proxy)
@@ -222,6 +253,21 @@ def test_any_history_in_any_batches_generates_what_a_build_from_scratch_does(
         assert versions(engine, proxy) == wanted
         assert followed[proxy.id] == wanted, "the notices did not name everything that changed"
     assert not list(engine.graph.failures)
+
+
+def _try(engine: Engine) -> None:
+    """What the guard does: Envoy is in this test one that refuses what filters named `bad-…` do."""
+    while waiting := [d for d in engine.resources.patched.wanted if d not in engine.inputs.trials]:
+        with engine.graph.transaction():
+            for digest in waiting:
+                job = engine.resources.patched.wanted.get(digest)
+                owners = job.patches.owners if job is not None else ()
+                refused = tuple((*o, "refused") for o in owners if o[1].startswith("bad-"))
+                engine.inputs.trials.set(digest, Trial(refused))
+                for owner in owners if job is not None else ():
+                    if not refused:
+                        engine.inputs.tried_filters.set(filter_digest(job.patches, owner), True)
+    assert not any(engine.on_trial(p.id) for p in PROXIES)
 
 
 def _follow(engine: Engine, proxy: Proxy, followed: dict[str, dict[tuple[str, str], str]]) -> None:

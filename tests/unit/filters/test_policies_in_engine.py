@@ -8,6 +8,8 @@ from pathlib import Path
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
 import mesh_files as files
 
+import pytest
+
 from meltem import envoyapi as api
 from meltem.engine import Engine
 from meltem.generate.bundle import Notice
@@ -124,6 +126,23 @@ def test_an_edit_of_an_envoy_filter_pushes_what_it_matches_and_its_end_restores_
     assert told["web-1"] == [{api.CLUSTER: frozenset({"outbound|90||db.foo.svc.cluster.local"})}]
     with engine.graph.transaction():
         engine.inputs.envoy_filters.delete((files.CLUSTER, "foo", "slow"))
+    assert files.generated(engine, WEB) == before
+
+
+@pytest.mark.parametrize("guarded", [False, True])
+def test_a_filter_that_is_turned_to_the_other_direction_leaves_nothing_behind(guarded: bool) -> None:
+    engine, _ = started(WEB)
+    if guarded:
+        with engine.graph.transaction():
+            engine.inputs.guarded.set("", True)
+    before = files.generated(engine, WEB)
+    value = "patch: {operation: MERGE, value: {lb_policy: RANDOM}}"
+    spec = f"{{configPatches: [{{applyTo: CLUSTER, match: {{context: %s}}, {value}}}]}}"
+    for context in ("SIDECAR_OUTBOUND", "SIDECAR_INBOUND", "SIDECAR_OUTBOUND"):
+        files.load(engine, envoy_filter("turned", "foo", spec % context))
+        now = files.generated(engine, WEB)
+        assert {k: v.keys() for k, v in now.items()} == {k: v.keys() for k, v in before.items()}
+    files.load(engine, envoy_filter("turned", "foo", "{configPatches: []}"))
     assert files.generated(engine, WEB) == before
 
 
