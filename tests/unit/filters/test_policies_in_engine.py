@@ -7,7 +7,6 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
 import mesh_files as files
-
 import pytest
 
 from meltem import envoyapi as api
