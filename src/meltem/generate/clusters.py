@@ -39,6 +39,11 @@ def outbound(view: ClusterView) -> Resource:
         metadata=_metadata(view),
         common_lb_config={},
     )
+    if view.mesh.outbound_stat_name:
+        service = (view.hostname, view.namespace, view.service_name)
+        message.alt_stat_name = stat_name(
+            view.mesh.outbound_stat_name, service, view.port, port_name=view.port_name, subset=view.subset
+        )
     if view.resolution is Resolution.DYNAMIC_DNS:
         _dynamic_dns(message, view)
     else:
@@ -72,6 +77,26 @@ def outbound(view: ClusterView) -> Resource:
             options.explicit_http_config.http_protocol_options.SetInParent()
         message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(api.pack(options))
     return api.resource(api.CLUSTER, view.name, message)
+
+
+def stat_name(
+    pattern: str, service: tuple[str, str, str], port: int, *, port_name: str = "", subset: str = "", target: int = 0
+) -> str:
+    """The name under which a cluster counts, by MeshConfig's pattern. `service`: hostname, namespace, name."""
+    host, namespace, name = service
+    in_kubernetes = bool(name) and host.startswith(f"{name}.{namespace}.svc.")
+    words = {
+        "%SERVICE%": f"{name}.{namespace}" if in_kubernetes else host,
+        "%SERVICE_NAME%": name if in_kubernetes else host,
+        "%SERVICE_FQDN%": host,
+        "%SUBSET_NAME%": subset,
+        "%TARGET_PORT%": str(target),
+        "%SERVICE_PORT%": str(port),
+        "%SERVICE_PORT_NAME%": port_name,
+    }
+    for word, value in words.items():
+        pattern = pattern.replace(word, value)
+    return pattern
 
 
 def _connect_timeout(pool: networking.ConnectionPool | None, mesh: MeshOptions) -> float:
@@ -283,11 +308,14 @@ def _transport(message: C, view: ClusterView, options: api.http_protocol_options
         _auto_mtls(message, view)
     elif settings is not None and settings.mode == "ISTIO_MUTUAL":
         sans = settings.subject_alt_names or view.default_sans
-        message.transport_socket.CopyFrom(tls.socket(tls.mesh_client(sans, settings.sni or view.sni, _alpn(view))))
+        context = tls.mesh_client(sans, settings.sni or view.sni, _alpn(view))
+        tls.with_defaults(context.common_tls_context, view.mesh.tls_defaults)
+        message.transport_socket.CopyFrom(tls.socket(context))
     elif settings is not None and settings.mode in ("SIMPLE", "MUTUAL") and _has_certificates(view, settings):
         alpn = ("h2",) if options.explicit_http_config.HasField("http2_protocol_options") else ()
         defaults = view.default_sans if view.external else ()
         context = tls.client(settings, sni=settings.sni, alpn=alpn, default_sans=defaults)
+        tls.with_defaults(context.common_tls_context, view.mesh.tls_defaults)
         _names_by_request(settings, options)
         message.transport_socket.CopyFrom(tls.socket(context))
     if view.policy is not None and view.policy.proxy_protocol is not None:
@@ -313,6 +341,7 @@ def _names_by_request(settings: networking.ClientTLS, options: api.http_protocol
 def _auto_mtls(message: C, view: ClusterView) -> None:
     """Mutual TLS to endpoints that are marked as taking it, plain to the others."""
     context = tls.mesh_client(view.default_sans, view.sni, _alpn(view))
+    tls.with_defaults(context.common_tls_context, view.mesh.tls_defaults)
     tls_match = api.struct([("tlsMode", "istio")])
     message.transport_socket_matches.add(name="tlsMode-istio", match=tls_match, transport_socket=tls.socket(context))
     message.transport_socket_matches.add(
@@ -359,6 +388,11 @@ def _inbound(view: InboundView, port: InboundPort) -> Resource:
         connect_timeout=api.duration(_connect_timeout(port.pool, view.mesh)),
         circuit_breakers={"thresholds": [_thresholds(port.pool, None)]},
     )
+    if view.mesh.inbound_stat_name and port.services:
+        message.alt_stat_name = stat_name(
+            view.mesh.inbound_stat_name, port.services[0], port.service_port or port.port,
+            port_name=port.port_name, target=port.target,
+        )  # fmt: skip
     services = message.metadata.filter_metadata["istio"]
     found = [{"host": h, "namespace": ns, "name": n} for h, ns, n in port.services]
     services["services"] = found

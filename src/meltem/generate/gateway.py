@@ -63,11 +63,13 @@ def _chain(view: GatewayListenerView, chain: GatewayChain, seen: set[tuple[objec
     if found.ListFields():
         made.filter_chain_match.CopyFrom(found)
     if chain.tls is not None and view.udp:
-        config = api.quic.QuicDownstreamTransport(downstream_tls_context=tls.server(chain.tls, ("h3",)))
+        config = api.quic.QuicDownstreamTransport(
+            downstream_tls_context=tls.server(chain.tls, ("h3",), view.mesh.tls_defaults)
+        )
         made.transport_socket.name = "envoy.transport_sockets.quic"
         made.transport_socket.typed_config.CopyFrom(api.pack(config))
     elif chain.tls is not None:
-        made.transport_socket.CopyFrom(tls.socket(tls.server(chain.tls, tls.ALPN_INBOUND_HTTP)))
+        made.transport_socket.CopyFrom(tls.socket(tls.server(chain.tls, tls.ALPN_INBOUND_HTTP, view.mesh.tls_defaults)))
     return made
 
 

@@ -181,7 +181,7 @@ def _encrypted(view: InboundView, port: InboundPort, where: int) -> Iterable[Fil
             name=_name(port, where),
             filter_chain_match=_match(where, "tls", plain_http),
             filters=[_http(view, port, mutual_tls=True)],
-            transport_socket=tls.socket(tls.mesh_server(tls.ALPN_INBOUND_HTTP, view.mesh.min_tls)),
+            transport_socket=tls.socket(tls.mesh_server(tls.ALPN_INBOUND_HTTP, view.mesh.mesh_tls)),
         )
     if not port.protocol.is_http:
         tcp = ALPN_MTLS_TCP if port.protocol is Protocol.AUTO or not strict else ()
@@ -189,7 +189,7 @@ def _encrypted(view: InboundView, port: InboundPort, where: int) -> Iterable[Fil
             name=_name(port, where),
             filter_chain_match=_match(where, "tls", () if strict else tcp),
             filters=_tcp(view, port, mutual_tls=True),
-            transport_socket=tls.socket(tls.mesh_server(("istio",), view.mesh.min_tls)),
+            transport_socket=tls.socket(tls.mesh_server(("istio",), view.mesh.mesh_tls)),
         )
 
 
@@ -227,7 +227,9 @@ def _own_tls(view: InboundView, port: InboundPort, where: int) -> Iterable[Filte
         name=_name(port, where),
         filter_chain_match=_match(where, "tls"),
         filters=[_http(view, port)] if http else _tcp(view, port),
-        transport_socket=tls.socket(tls.server(port.tls, tls.ALPN_INBOUND_HTTP if http else ())),
+        transport_socket=tls.socket(
+            tls.server(port.tls, tls.ALPN_INBOUND_HTTP if http else (), view.mesh.tls_defaults)
+        ),
     )
 
 

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 
 from meltem import envoyapi as api
 from meltem.graph.credentials import CA_SUFFIX, CONFIG_MAP, secret_name
-from meltem.resources import networking
+from meltem.resources import meshconfig, networking
 from meltem.resources.tls_names import CIPHERS, CURVES
 
 SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
@@ -122,8 +122,10 @@ def mesh_client(sans: tuple[str, ...], sni: str, alpn: tuple[str, ...]) -> api.t
     )
 
 
-def mesh_server(alpn: tuple[str, ...], minimum: str = "TLS_AUTO") -> api.tls.DownstreamTlsContext:
-    """Istio mutual TLS, the client's certificate required and of the trust bundle."""
+def mesh_server(alpn: tuple[str, ...], mesh: meshconfig.MeshTLS | None = None) -> api.tls.DownstreamTlsContext:
+    """Istio mutual TLS, the client's certificate required and of the trust bundle. `mesh`: MeshConfig's meshMTLS."""
+    minimum = mesh.min_protocol_version if mesh is not None else "TLS_AUTO"
+    ciphers = [s for s in dict.fromkeys(mesh.cipher_suites) if s in CIPHERS] if mesh is not None else []
     return api.tls.DownstreamTlsContext(
         require_client_certificate={"value": True},
         common_tls_context={
@@ -131,7 +133,7 @@ def mesh_server(alpn: tuple[str, ...], minimum: str = "TLS_AUTO") -> api.tls.Dow
             "tls_params": {
                 "tls_minimum_protocol_version": "TLSv1_3" if minimum == "TLSV1_3" else "TLSv1_2",
                 "tls_maximum_protocol_version": "TLSv1_3",
-                "cipher_suites": list(_MESH_CIPHERS),
+                "cipher_suites": ciphers or list(_MESH_CIPHERS),
             },
             "tls_certificate_sds_secret_configs": [file_secret(WORKLOAD_CERTIFICATE)],
             "combined_validation_context": {
@@ -178,8 +180,10 @@ def client(
     return api.tls.UpstreamTlsContext(sni=sni, common_tls_context=common)
 
 
-def server(settings: networking.ServerTLS, alpn: tuple[str, ...]) -> api.tls.DownstreamTlsContext:
-    """What a Gateway server (or a Sidecar ingress listener) decrypts with."""
+def server(
+    settings: networking.ServerTLS, alpn: tuple[str, ...], defaults: meshconfig.MeshTLS | None = None
+) -> api.tls.DownstreamTlsContext:
+    """What a Gateway server (or a Sidecar ingress listener) decrypts with. `defaults`: MeshConfig's tlsDefaults."""
     if settings.mode == "ISTIO_MUTUAL":
         context = mesh_server(alpn)
         _parameters(context.common_tls_context, settings)
@@ -201,8 +205,22 @@ def server(settings: networking.ServerTLS, alpn: tuple[str, ...]) -> api.tls.Dow
     if settings.mode in ("MUTUAL", "OPTIONAL_MUTUAL"):
         context.require_client_certificate.value = settings.mode == "MUTUAL"
         _client_validation(common, settings, names[0] if names else "")
+    if defaults is not None:
+        with_defaults(common, defaults)
+        if defaults.min_protocol_version != "TLS_AUTO":
+            common.tls_params.tls_minimum_protocol_version = _VERSIONS[defaults.min_protocol_version]
     _parameters(common, settings)
     return context
+
+
+def with_defaults(common: api.tls.CommonTlsContext, defaults: meshconfig.MeshTLS | None) -> None:
+    """Ciphers and curves of MeshConfig's tlsDefaults; those that Envoy does not have are passed over."""
+    if defaults is None:
+        return
+    if suites := [s for s in dict.fromkeys(defaults.cipher_suites) if s in CIPHERS]:
+        common.tls_params.cipher_suites[:] = suites
+    if curves := [c for c in dict.fromkeys(defaults.ecdh_curves) if c in CURVES]:
+        common.tls_params.ecdh_curves[:] = curves
 
 
 def _client_validation(common: api.tls.CommonTlsContext, settings: networking.ServerTLS, credential: str) -> None:

@@ -20,7 +20,7 @@ from meltem.collections import Collection, Graph, Index, Reader
 from meltem.graph import addresses, destinations, endpoints, ingress, routing, services, workloads
 from meltem.graph.inputs import Inputs, ResourceKey
 from meltem.graph.model import Endpoint, Service, ServiceKey, Workload, hostname_of, labels_match
-from meltem.resources import core, networking
+from meltem.resources import core, meshconfig, networking
 from meltem.resources.meshconfig import MeshConfig
 from meltem.resources.pod import Pod
 
@@ -37,6 +37,7 @@ class MeshSettings(msgspec.Struct, frozen=True):
     service_export_to: tuple[str, ...] = ("*",)
     virtual_service_export_to: tuple[str, ...] = ("*",)
     destination_rule_export_to: tuple[str, ...] = ("*",)
+    service_settings: tuple[meshconfig.ServiceSettings, ...] = ()
     ingress: ingress.IngressSettings = ingress.IngressSettings()
 
 
@@ -74,6 +75,7 @@ class Mesh:
                 service_export_to=config.default_service_export_to or ("*",),
                 virtual_service_export_to=config.default_virtual_service_export_to or ("*",),
                 destination_rule_export_to=config.default_destination_rule_export_to or ("*",),
+                service_settings=config.service_settings,
                 ingress=ingress.IngressSettings(
                     config.ingress_class,
                     config.ingress_controller_mode,
@@ -111,7 +113,11 @@ class Mesh:
         def from_service(reader: Reader, key: ResourceKey, service: core.Service) -> Mapping[PartKey, Service]:
             settings = self.config(reader)
             made = services.from_kubernetes(
-                key, service, domain=settings.domain, default_export=settings.service_export_to
+                key,
+                service,
+                domain=settings.domain,
+                default_export=settings.service_export_to,
+                settings=settings.service_settings,
             )
             return {(made.namespace, made.hostname, key[0], ""): made}
 

@@ -11,8 +11,17 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from meltem.graph.inputs import ResourceKey
-from meltem.graph.model import Port, Protocol, Resolution, Service, declared_protocol, hostname_of, port_protocol
-from meltem.resources import core, networking
+from meltem.graph.model import (
+    Port,
+    Protocol,
+    Resolution,
+    Service,
+    declared_protocol,
+    host_matches,
+    hostname_of,
+    port_protocol,
+)
+from meltem.resources import core, meshconfig, networking
 
 EXPORT_TO = "networking.istio.io/exportTo"
 CLUSTER_LOCAL_NAMESPACES = frozenset(("kube-system",))
@@ -33,9 +42,14 @@ def resolve_export_to(values: Iterable[str], namespace: str, default: tuple[str,
 
 
 def from_kubernetes(
-    key: ResourceKey, service: core.Service, *, domain: str, default_export: tuple[str, ...]
+    key: ResourceKey,
+    service: core.Service,
+    *,
+    domain: str,
+    default_export: tuple[str, ...],
+    settings: tuple[meshconfig.ServiceSettings, ...] = (),
 ) -> Service:
-    """A Kubernetes Service as clients see it."""
+    """A Kubernetes Service as clients see it. `settings`: MeshConfig's serviceSettings."""
     cluster, namespace, name = key
     spec = service.spec
     alias = spec.type == "ExternalName"
@@ -67,9 +81,19 @@ def from_kubernetes(
         traffic_distribution=spec.traffic_distribution
         or annotations.get("networking.istio.io/traffic-distribution", ""),
         internal_local=spec.internal_traffic_policy == "Local",
-        cluster_local=namespace in CLUSTER_LOCAL_NAMESPACES,
+        cluster_local=_cluster_local(hostname_of(name, namespace, domain), namespace, settings),
         external_addresses=tuple(sorted({*ingress, *spec.external_ips})),
     )
+
+
+def _cluster_local(hostname: str, namespace: str, settings: tuple[meshconfig.ServiceSettings, ...]) -> bool:
+    """Whether its endpoints stay within their cluster: by the longest host pattern that fits."""
+    found, longest = namespace in CLUSTER_LOCAL_NAMESPACES, -1
+    for one in settings:
+        for host in one.hosts:
+            if host_matches(host, hostname) and len(host) > longest:
+                found, longest = one.settings is not None and one.settings.cluster_local, len(host)
+    return found
 
 
 def from_service_entry(

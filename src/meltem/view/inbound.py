@@ -105,6 +105,7 @@ def _service_ports(
                 hostname=service.hostname,
                 service_port=port.number,
                 namespace=service.namespace,
+                port_name=port.name,
                 mode=policy.of_port(target),
                 bind="" if capture else (proxy.addresses[0] if proxy.addresses else ""),
                 pool=pool_of(service, port),

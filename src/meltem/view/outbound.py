@@ -82,7 +82,7 @@ def _cluster(
     view: Outbound, service: Service, port: Port, rule: Rule | None, subset: networking.Subset | None
 ) -> tuple[ClusterView, EndpointsKey | None]:
     name = cluster_name(port.number, subset.name if subset is not None else "", service.hostname)
-    held = policy.merged(rule, subset, port.number)
+    held = _with_mesh_defaults(policy.merged(rule, subset, port.number), view.mesh)
     balancer = held.load_balancer if held is not None else None
     resolution = _resolution(view, service, balancer)
     in_cluster = resolution in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN)
@@ -105,6 +105,7 @@ def _cluster(
         namespace=service.namespace,
         service_name=service.name,
         port=port.number,
+        port_name=port.name if "%SERVICE_PORT_NAME%" in view.mesh.outbound_stat_name else "",
         protocol=port.protocol,
         resolution=resolution,
         external=service.external,
@@ -139,6 +140,18 @@ def _cluster(
         node_local=service.internal_local,
         cluster_local=service.cluster_local,
     )
+
+
+def _with_mesh_defaults(held: networking.TrafficPolicy | None, mesh: MeshOptions) -> networking.TrafficPolicy | None:
+    """MeshConfig's defaultTrafficPolicy where the rule has no such part at all."""
+    default = mesh.default_traffic
+    if default is None:
+        return held
+    base = held or networking.TrafficPolicy()
+    pool = base.connection_pool or default.connection_pool
+    outliers = base.outlier_detection or default.outlier_detection
+    made = msgspec.structs.replace(base, connection_pool=pool, outlier_detection=outliers)
+    return held if made == base else made
 
 
 def _resolution(view: Outbound, service: Service, balancer: networking.LoadBalancer | None) -> Resolution:

@@ -10,7 +10,7 @@ import msgspec
 
 from meltem.graph.authn import PeerPolicy, TLSMode
 from meltem.graph.model import Endpoint, Protocol, Resolution, ServiceKey
-from meltem.resources import networking
+from meltem.resources import meshconfig, networking
 from meltem.resources.base import encode_hook
 from meltem.view.filters import NO_FILTERS, Filters
 from meltem.view.patching import PatchSet
@@ -47,7 +47,14 @@ class MeshOptions(Unit, frozen=True, kw_only=True):
     tcp_keepalive: networking.TcpKeepalive | None = None
     default_retries: networking.HTTPRetry | None = None
     locality: networking.LocalityLoadBalancer | None = None
-    min_tls: str = "TLS_AUTO"
+    mesh_tls: meshconfig.MeshTLS | None = None
+    """For mutual TLS within the mesh, at the server."""
+    tls_defaults: meshconfig.MeshTLS | None = None
+    """For all other TLS."""
+    default_traffic: meshconfig.DefaultTrafficPolicy | None = None
+    inbound_stat_name: str = ""
+    outbound_stat_name: str = ""
+    """Patterns of the names under which clusters count."""
 
 
 class ClusterView(Unit, frozen=True, kw_only=True):
@@ -58,6 +65,8 @@ class ClusterView(Unit, frozen=True, kw_only=True):
     namespace: str
     service_name: str
     port: int
+    port_name: str = ""
+    """Set only where clusters count under it."""
     protocol: Protocol
     resolution: Resolution
     external: bool
@@ -259,6 +268,8 @@ class InboundPort(Unit, frozen=True, kw_only=True):
     target: int = 0
     hostname: str = ""
     service_port: int = 0
+    port_name: str = ""
+    """The service's."""
     namespace: str = ""
     mode: TLSMode = TLSMode.PERMISSIVE
     bind: str = ""

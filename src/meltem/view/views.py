@@ -515,6 +515,11 @@ def routing_labels(routing: Routing) -> set[str]:
     return http | tls | {k for r in routing.tcp for m in r.match for k in m.source_labels}
 
 
+def _sampling(config: MeshConfig) -> float:
+    tracing = config.default_config.tracing
+    return tracing.sampling if tracing is not None and tracing.sampling else 1.0  # zero stands for unset, as in Istio
+
+
 def mesh_options(config: MeshConfig) -> MeshOptions:
     return MeshOptions(
         trust_domain=config.trust_domain,
@@ -535,4 +540,10 @@ def mesh_options(config: MeshConfig) -> MeshOptions:
         tcp_keepalive=config.tcp_keepalive,
         default_retries=config.default_http_retry_policy,
         locality=config.locality_lb_setting,
+        mesh_tls=config.mesh_mtls,
+        tls_defaults=config.tls_defaults,
+        inbound_stat_name=config.inbound_cluster_stat_name,
+        outbound_stat_name=config.outbound_cluster_stat_name,
+        tracing_sampling=_sampling(config),
+        default_traffic=config.default_traffic_policy,
     )
