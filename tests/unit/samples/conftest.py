@@ -59,7 +59,8 @@ def start() -> Iterator[Start]:
         )
         running.append(process)
         assert process.stdout is not None
-        lines = [process.stdout.readline() for _ in range(count)]
+        said = (line for line in process.stdout if line.startswith("listening on port "))
+        lines = [next(said, "") for _ in range(count)]
         return Program(process, [int(line.rpartition(" ")[2]) for line in lines])
 
     yield begin

@@ -117,8 +117,8 @@ FIELDS = {
     "defaultTrafficPolicy: {connectionPool: {http: {http1MaxPendingRequests: 33}}}": '"max_pending_requests": 33',
     "{extensionProviders: [{name: t, opentelemetry: {service: collector.other.svc.cluster.local, port: 4317}}],"
     " defaultProviders: {tracing: [t]}}": "opentelemetry",
-    "{extensionProviders: [{name: l, envoyFileAccessLog: {path: /dev/stderr}}], defaultProviders: {accessLogging: [l]}}":
-        "/dev/stderr",
+    "{extensionProviders: [{name: l, envoyFileAccessLog: {path: /dev/stderr}}],"
+    " defaultProviders: {accessLogging: [l]}}": "/dev/stderr",
     "defaultProviders: {metrics: [prometheus]}": None,
     "rootNamespace: other": "",
 }  # fmt: skip
