@@ -59,6 +59,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pilot_include_resources: str = ""
     validation_webhook_config_name: str = ""
     injection_webhook_config_name: str = ""
+    shared_mesh_config: str = ""
+    """A further ConfigMap of istiod's namespace, whose `mesh` holds where the mesh's own says nothing."""
     k8s_ingress_ns: str = "istio-system"
 
     @property

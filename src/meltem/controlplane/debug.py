@@ -277,6 +277,8 @@ class Debug:
             {"collection": f.collection, "key": repr(f.key), "error": repr(f.error)}
             for f in self._engine.graph.failures
         ]
+        if self._mesh.problem:
+            bad["MeshConfig"] = self._mesh.problem
         return {"unusable_resources": bad, "failures": failures}
 
     def _sizes(self) -> Json:

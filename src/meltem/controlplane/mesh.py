@@ -2,7 +2,7 @@
 
 In: ConfigMaps, Namespaces and Nodes as they change; files instead of the mesh's ConfigMap where flags name them. Out:
 `inputs.mesh_config`, `inputs.mesh_networks`, `cluster_networks`, the injector's configuration, and which namespaces the
-mesh looks into. What cannot be read leaves the former in force, and a log line says why.
+mesh looks into. What cannot be used leaves the former in force; a log line and `problem` say why.
 """
 
 from __future__ import annotations
@@ -18,13 +18,14 @@ import structlog
 from meltem import yamlio
 from meltem.clock import Clock
 from meltem.collections import Graph
-from meltem.errors import MeltemError, UserError
+from meltem.errors import InvalidResource, MeltemError, UserError
 from meltem.graph.inputs import Inputs
 from meltem.inject.config import InjectorConfig, read_config
 from meltem.objects import JsonObject, copy_json, labels_of, str_at, string_map_at
 from meltem.resources.mesh import parse_mesh_networks, read_meshconfig
 from meltem.resources.meshconfig import MeshConfig
 from meltem.settings import Settings
+from meltem.validate import validate_mesh_networks, validate_meshconfig
 
 NETWORK_LABEL = "topology.istio.io/network"
 log = structlog.stdlib.get_logger("mesh")
@@ -75,6 +76,9 @@ class MeshSettings:
     ) -> None:
         self._files = files or MeshFiles()
         self._config_map_data: dict[str, str] = {}
+        self._shared_data: dict[str, str] = {}
+        self.problem = ""
+        """Why the mesh's configuration as it is written now is not in force."""
         self._file_data: dict[str, str] = {}
         self._kubelets: dict[str, str] = {}
         self._labels: dict[str, dict[str, str]] = {}
@@ -101,6 +105,9 @@ class MeshSettings:
             return
         if name == self._mesh_name:
             self._config_map_data = string_map_at(obj, "data")
+            self._mesh_changed()
+        elif name == self._settings.shared_mesh_config:
+            self._shared_data = string_map_at(obj, "data")
             self._mesh_changed()
         elif name == self._injector_name:
             self._injector_data = string_map_at(obj, "data")
@@ -180,24 +187,41 @@ class MeshSettings:
     def _mesh_changed(self) -> None:
         where = "flags" if self._file_data else f"ConfigMap {self._namespace}/{self._mesh_name}"
         data = {**self._config_map_data, **self._file_data}
-        text = data.get("mesh", "")
         try:
+            text = self._with_shared(data.get("mesh", ""), where)
             config, unknown = read_meshconfig(text, source=f"{where} key mesh")
             raw = yamlio.load(text, source=where)
-            networks = parse_mesh_networks(data.get("meshNetworks", ""), source=f"{where} key meshNetworks")
+            networks_text = data.get("meshNetworks", self._shared_data.get("meshNetworks", ""))
+            networks = parse_mesh_networks(networks_text, source=f"{where} key meshNetworks")
+            found = (*validate_meshconfig(config).errors, *validate_mesh_networks(networks).errors)
+            if found:
+                raise InvalidResource("; ".join(str(f) for f in found[:3]), where=where)
         except MeltemError as error:
-            log.error("the mesh's configuration cannot be used, the former stays", reason=str(error).replace("\n", " "))
+            self.problem = str(error).replace("\n", " ")
+            log.error("the mesh's configuration cannot be used, the former stays", reason=self.problem)
             return
+        self.problem = ""
         for problem in unknown:
             log.warning("the mesh's configuration has an unknown field", where=where, field=problem.path)
         selectors = self.mesh.discovery_selectors
-        self.mesh, self.mesh_text, self.networks_text = config, text, data.get("meshNetworks", "")
+        self.mesh, self.mesh_text, self.networks_text = config, text, networks_text
         self.mesh_json = cast(JsonObject, copy_json(raw)) if isinstance(raw, dict) else {}
         self._inputs.mesh_config.set("", config)
         self._inputs.mesh_networks.set("", networks)
         if config.discovery_selectors != selectors:
             self.reselected()
         self._make_injector()
+
+    def _with_shared(self, text: str, where: str) -> str:
+        """The mesh's own configuration over the shared one; lists are taken whole."""
+        shared = self._shared_data.get("mesh", "")
+        if not shared:
+            return text
+        base = yamlio.load(shared, source=f"ConfigMap {self._namespace}/{self._settings.shared_mesh_config} key mesh")
+        own = yamlio.load(text, source=f"{where} key mesh")
+        if not isinstance(base, dict) or not (own is None or isinstance(own, dict)):
+            return text
+        return yamlio.dump(_over(base, own or {}))
 
     def _make_injector(self) -> None:
         data = self._injector_data
@@ -218,3 +242,11 @@ class MeshSettings:
         except MeltemError as error:
             self.injector_error = str(error)
             log.error("the injector's configuration cannot be used", reason=str(error).replace("\n", " "))
+
+
+def _over(base: JsonObject, own: JsonObject) -> JsonObject:
+    made = dict(base)
+    for key, value in own.items():
+        below = base.get(key)
+        made[key] = _over(below, value) if isinstance(below, dict) and isinstance(value, dict) else value
+    return made

@@ -94,6 +94,29 @@ def test_the_fault_is_found(code: str) -> None:
     assert not [m for m in found if m.code == "IST0001"]
 
 
+MESH_MAP = """
+apiVersion: v1
+kind: ConfigMap
+metadata: {name: istio, namespace: istio-system}
+data: {mesh: "TEXT"}
+"""
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "words"),
+    [
+        ("accessLogFile: [1]", "IST0106", "mesh: accessLogFile expected a string"),
+        ("connectTimeout: -1s", "IST0106", "connectTimeout"),
+        ("{mtls: [", "IST0106", "is not valid YAML"),
+        ("{conectTimeout: 3s}", "IST0133", "mesh has no field conectTimeout: it is ignored"),
+    ],
+)
+def test_settings_of_the_mesh_that_istiod_cannot_use(text: str, code: str, words: str) -> None:
+    (found,) = (m for m in analyzed(MESH_MAP.replace("TEXT", text)) if m.kind == "ConfigMap")
+    assert found.code == code
+    assert words in found.text
+
+
 def test_findings_name_the_line_of_the_field() -> None:
     found = next(m for m in analyzed(CASES["IST0101"]) if m.code == "IST0101")
     assert found.place == "mesh.yaml:19"
