@@ -9,7 +9,15 @@ from collections.abc import Callable, MutableSequence
 from typing import TypeVar, cast
 
 from meltem import envoyapi as api
-from meltem.generate.patch_matching import Match, filter_name, listener_filter_name, same_name, sub_filter_name
+from meltem.generate.patch_matching import (
+    Match,
+    asks_filter,
+    asks_sub_filter,
+    filter_name,
+    listener_filter_name,
+    same_name,
+    sub_filter_name,
+)
 from meltem.resources import networking
 
 Message = api.message.Message
@@ -17,6 +25,7 @@ Merged = Callable[[Message, Message | None, str], bool]
 MANAGER = "envoy.filters.network.http_connection_manager"
 ROUTER = "envoy.filters.http.router"
 F = TypeVar("F", bound=Message)
+_MERGES = frozenset(("MERGE", "MERGE_AND_REPLACE_LIST"))
 _AUTHENTICATION = ("istio.metadata_exchange", "envoy.filters.http.jwt_authn")
 _AUTHORIZATION = (*_AUTHENTICATION, "envoy.filters.http.rbac", "envoy.filters.http.ext_authz")
 
@@ -28,10 +37,17 @@ def in_list(
     fits: Callable[[F], bool],
     merged: Merged,
     *,
+    asked: bool,
     last: int | None = None,
 ) -> bool:
-    """One operation on a list. `fits`: what the patch asks for. `last`: where ADD puts it (None: at the end)."""
+    """One operation on a list. `asked`: the patch names an element, and `fits` says which; without one INSERT_BEFORE is
+    for the front, INSERT_AFTER for the end, and nothing is replaced or removed. `last`: where ADD puts it (None: at the
+    end)."""
     made = cast("F | None", value)
+    if not asked:
+        operation = {"INSERT_BEFORE": "INSERT_FIRST", "INSERT_AFTER": "ADD"}.get(operation, operation)
+        if operation in ("REPLACE", "REMOVE"):
+            return False
     at = next((i for i, one in enumerate(items) if fits(one)), None)
     if operation == "ADD" and made is not None:
         items.insert(len(items) if last is None else last, made)
@@ -66,7 +82,9 @@ def listener_filters(
 ) -> bool:
     wanted = listener_filter_name(match)
     items = list(message.listener_filters)
-    if not in_list(items, operation, value, lambda f: not wanted or f.name == wanted, merged):
+    if operation in _MERGES and not wanted:
+        return False
+    if not in_list(items, operation, value, lambda f: not wanted or f.name == wanted, merged, asked=bool(wanted)):
         return False
     copies = [type(i).FromString(i.SerializeToString()) for i in items]
     del message.listener_filters[:]
@@ -83,7 +101,8 @@ def network_filters(
 ) -> bool:
     wanted = filter_name(match)
     items = list(chain.filters)
-    if not in_list(items, operation, value, lambda f: same_name(wanted, f.name), merged):
+    asked = asks_filter(match)
+    if not in_list(items, operation, value, lambda f: same_name(wanted, f.name), merged, asked=asked):
         return False
     copies = [type(i).FromString(i.SerializeToString()) for i in items]
     del chain.filters[:]
@@ -107,7 +126,8 @@ def http_filters(
         manager = api.hcm.HttpConnectionManager.FromString(one.typed_config.value)
         items = list(manager.http_filters)
         place = _place(items, patch.patch.filter_class if patch.patch is not None else "UNSPECIFIED")
-        if not in_list(items, operation, value, lambda f: same_name(inner, f.name), merged, last=place):
+        asked = asks_sub_filter(patch.match)
+        if not in_list(items, operation, value, lambda f: same_name(inner, f.name), merged, asked=asked, last=place):
             continue
         copies = [type(i).FromString(i.SerializeToString()) for i in items]
         del manager.http_filters[:]

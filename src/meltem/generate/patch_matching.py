@@ -5,6 +5,8 @@ In: the patch's match and an object. Out: yes or no. What a match does not say i
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 import msgspec
 
 from meltem import envoyapi as api
@@ -23,10 +25,12 @@ class Where(msgspec.Struct, frozen=True):
 
 
 Match = networking.PatchMatch
+_VIRTUAL = frozenset((names.VIRTUAL_INBOUND, names.VIRTUAL_OUTBOUND))
 Chain = api.listener_components.FilterChain
 
 
-def cluster(match: Match | None, name: str) -> bool:
+def cluster(match: Match | None, name: str, hosts: Collection[str] = ()) -> bool:
+    """`hosts`: of the services behind an inbound cluster, whose name has none."""
     wanted = match.cluster if match is not None else None
     if wanted is None:
         return True
@@ -37,20 +41,21 @@ def cluster(match: Match | None, name: str) -> bool:
         return not (wanted.service or wanted.port_number or wanted.subset)
     _, port, subset, host = parts
     return (
-        (not wanted.service or wanted.service == host)
+        (not wanted.service or wanted.service == host or (not host and wanted.service in hosts))
         and (not wanted.subset or wanted.subset == subset)
         and (not wanted.port_number or str(wanted.port_number) == port)
     )
 
 
-def listener(match: Match | None, message: api.listener.Listener, where: Where) -> bool:
+def listener(match: Match | None, message: api.listener.Listener, where: Where, *, whole: bool = False) -> bool:
+    """`whole`: the patch is for the listener itself, not for something in it."""
     wanted = match.listener if match is not None else None
     if wanted is None:
         return True
     if wanted.name and wanted.name != message.name:
         return False
-    # The chains of the virtual inbound listener say which port they are for.
-    return message.name == names.VIRTUAL_INBOUND or where.is_port(
+    # The chains of the virtual listeners say which port they are for.
+    return (not whole and message.name in _VIRTUAL) or where.is_port(
         wanted.port_number, message.address.socket_address.port_value
     )
 
@@ -60,7 +65,7 @@ def chain(match: Match | None, one: Chain, message: api.listener.Listener, where
     if wanted is None:
         return True
     found = one.filter_chain_match
-    of_port = message.name == names.VIRTUAL_INBOUND and bool(wanted.port_number)
+    of_port = message.name in _VIRTUAL and bool(wanted.port_number)
     if of_port and found.destination_port.value != wanted.port_number:
         return False
     of_chain = wanted.filter_chain
@@ -75,6 +80,18 @@ def chain(match: Match | None, one: Chain, message: api.listener.Listener, where
         and (not of_chain.transport_socket or of_chain.transport_socket == one.transport_socket.name)
         and all(a in found.application_protocols for a in alpn)
     )
+
+
+def asks_filter(match: Match | None) -> bool:
+    """Whether a network filter is asked for."""
+    wanted = match.listener.filter_chain if match is not None and match.listener is not None else None
+    return wanted is not None and wanted.filter is not None
+
+
+def asks_sub_filter(match: Match | None) -> bool:
+    """Whether an HTTP filter is asked for."""
+    wanted = match.listener.filter_chain if match is not None and match.listener is not None else None
+    return wanted is not None and wanted.filter is not None and wanted.filter.sub_filter is not None
 
 
 def filter_name(match: Match | None) -> str:
@@ -121,9 +138,9 @@ def route_configuration(match: networking.RouteConfigurationMatch | None, name: 
     port, port_name, gateway = _parts(name)
     if match.port_number and not where.is_port(match.port_number, port):
         return False
-    if match.port_name and match.port_name != port_name:
-        return False
-    return not match.gateway or match.gateway == gateway
+    if not where.gateway:  # what only gateways have is not asked of sidecars
+        return True
+    return (not match.port_name or match.port_name == port_name) and (not match.gateway or match.gateway == gateway)
 
 
 def _parts(name: str) -> tuple[int, str, str]:

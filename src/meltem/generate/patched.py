@@ -122,14 +122,14 @@ class Patched:
         view = reader.get(views.inbound, group) if isinstance(group, InboundKey) else None
         return (view.patches if view is not None else None), NOWHERE
 
-    def _added(self, _r: Reader, group: Group, patches: PatchSet) -> Mapping[GroupKey, Job]:
+    def _added(self, _r: Reader, group: Group, patches: PatchSet, *, inbound: bool = False) -> Mapping[GroupKey, Job]:
         return {
             (group, one.type_url, one.name): Job(None, patch_set((patch,)), NOWHERE, (one,))
-            for patch, one in patching.additions(patches)
+            for patch, one in patching.additions(patches, inbound=inbound)
         }
 
     def _added_inbound(self, reader: Reader, group: InboundKey, view: InboundView) -> Mapping[GroupKey, Job]:
-        return self._added(reader, group, view.patches) if view.patches is not None else {}
+        return self._added(reader, group, view.patches, inbound=True) if view.patches is not None else {}
 
     # --- trying ---
 

@@ -17,7 +17,7 @@ import msgspec
 
 from meltem import envoyapi as api
 from meltem.envoyapi import Resource
-from meltem.generate import patch_filters, patch_matching, patch_routes, patch_values
+from meltem.generate import patch_filters, patch_matching, patch_routes, patch_sockets, patch_values
 from meltem.generate.merging import Mismatch, merge
 from meltem.generate.patch_matching import Where
 from meltem.resources import networking
@@ -40,6 +40,7 @@ KINDS: dict[str, type[Message]] = {
 }
 _OF_LISTENER = frozenset(("LISTENER", "FILTER_CHAIN", "NETWORK_FILTER", "HTTP_FILTER", "LISTENER_FILTER"))
 _OF_ROUTE = frozenset(("ROUTE_CONFIGURATION", "VIRTUAL_HOST", "HTTP_ROUTE"))
+_MERGES = ("MERGE", "MERGE_AND_REPLACE_LIST")
 _ADDED = {"LISTENER": api.LISTENER, "CLUSTER": api.CLUSTER, "EXTENSION_CONFIG": api.EXTENSION_CONFIG}
 
 
@@ -164,11 +165,14 @@ def apply(resource: Resource, patches: PatchSet, where: Where) -> tuple[Resource
     return (resource,)
 
 
-def additions(patches: PatchSet) -> tuple[tuple[OnePatch, Resource], ...]:
-    """Listeners, clusters and extension configurations that patches add, each with the patch that does."""
+def additions(patches: PatchSet, *, inbound: bool = False) -> tuple[tuple[OnePatch, Resource], ...]:
+    """Listeners, clusters and extension configurations that patches add, each with the patch that does. What is for any
+    direction is added once, with what goes out."""
     found: dict[tuple[str, str], tuple[OnePatch, Resource]] = {}
     for one, operation, value in _usable(patches, frozenset(_ADDED)):
         if operation not in ("ADD", "INSERT_FIRST", "INSERT_BEFORE", "INSERT_AFTER") or value is None:
+            continue
+        if inbound and (one.patch.match is None or one.patch.match.context == "ANY"):
             continue
         name = value.name  # type: ignore[attr-defined]
         url = _ADDED[one.patch.apply_to]
@@ -193,17 +197,23 @@ def _merged(into: Message, value: Message | None, operation: str) -> bool:
 def _cluster(resource: Resource, patches: PatchSet) -> tuple[Resource, ...]:
     message = api.cluster.Cluster.FromString(resource.body)
     changed = False
+    hosts = _hosts_of(message)
     for one, operation, value in _usable(patches, frozenset(("CLUSTER",))):
-        if not patch_matching.cluster(one.patch.match, resource.name):
+        if not patch_matching.cluster(one.patch.match, resource.name, hosts):
             continue
         if operation == "REMOVE":
             return ()
-        if operation in ("MERGE", "MERGE_AND_REPLACE_LIST"):
-            changed |= _merged(message, value, operation)
-        elif operation == "REPLACE" and value is not None:
-            message.CopyFrom(value)  # type: ignore[arg-type]
-            message.name, changed = resource.name, True
+        if operation in _MERGES and isinstance(value, api.cluster.Cluster):
+            changed |= patch_sockets.merge_cluster(message, value, operation, _merged)
     return (api.resource(api.CLUSTER, resource.name, message),) if changed else (resource,)
+
+
+def _hosts_of(message: api.cluster.Cluster) -> tuple[str, ...]:
+    """Hosts of the services that a cluster is for, as its metadata has them."""
+    if "istio" not in message.metadata.filter_metadata:
+        return ()
+    services = message.metadata.filter_metadata["istio"].fields["services"].list_value.values
+    return tuple(s.struct_value.fields["host"].string_value for s in services)
 
 
 # --- listeners ---
@@ -212,18 +222,15 @@ def _cluster(resource: Resource, patches: PatchSet) -> tuple[Resource, ...]:
 def _listener(resource: Resource, patches: PatchSet, where: Where) -> tuple[Resource, ...]:
     message = api.listener.Listener.FromString(resource.body)
     changed = False
-    for one, operation, value in _usable(patches, _OF_LISTENER):
+    for one, operation, value in sorted(_usable(patches, _OF_LISTENER), key=_turn_in_listener):
         match = one.patch.match
-        if not patch_matching.listener(match, message, where):
+        if not patch_matching.listener(match, message, where, whole=one.patch.apply_to == "LISTENER"):
             continue
         if one.patch.apply_to == "LISTENER":
             if operation == "REMOVE":
                 return ()
-            if operation in ("MERGE", "MERGE_AND_REPLACE_LIST"):
+            if operation in _MERGES:
                 changed |= _merged(message, value, operation)
-            elif operation == "REPLACE" and value is not None:
-                message.CopyFrom(value)  # type: ignore[arg-type]
-                message.name, changed = resource.name, True
         elif one.patch.apply_to == "LISTENER_FILTER":
             changed |= patch_filters.listener_filters(message, match, operation, value, _merged)
         elif one.patch.apply_to == "FILTER_CHAIN":
@@ -233,6 +240,16 @@ def _listener(resource: Resource, patches: PatchSet, where: Where) -> tuple[Reso
     if any(p.patch.apply_to in _OF_ROUTE for p in patches.patches):
         changed |= _inline_routes(message, patches, where)
     return (api.resource(api.LISTENER, resource.name, message),) if changed else (resource,)
+
+
+def _turn_in_listener(usable: tuple[OnePatch, str, Message | None]) -> int:
+    """The order of kinds within a listener; of one kind, that of the patches."""
+    one, operation, _ = usable
+    kind = one.patch.apply_to
+    if kind == "FILTER_CHAIN":
+        return 2 if operation in ("REMOVE", *_MERGES) else 7
+    first = {"LISTENER": 0, "LISTENER_FILTER": 1, "NETWORK_FILTER": 3, "HTTP_FILTER": 5}[kind]
+    return first + 1 if operation in _MERGES and first > 1 else first
 
 
 def _chains(
@@ -254,7 +271,7 @@ def _chains(
             if operation == "REMOVE":
                 changed = True
                 continue
-            changed |= _merged(chain, value, operation)
+            changed |= patch_sockets.merge_chain(chain, value, operation, _merged)
         kept.append(api.listener_components.FilterChain.FromString(chain.SerializeToString()))
     if message.HasField("default_filter_chain") and patch_matching.chain(
         match, message.default_filter_chain, message, where
@@ -263,7 +280,7 @@ def _chains(
             message.ClearField("default_filter_chain")
             changed = True
         else:
-            changed |= _merged(message.default_filter_chain, value, operation)
+            changed |= patch_sockets.merge_chain(message.default_filter_chain, value, operation, _merged)
     if changed:
         del message.filter_chains[:]
         message.filter_chains.extend(kept)
@@ -309,12 +326,12 @@ def _inline_routes(message: api.listener.Listener, patches: PatchSet, where: Whe
 
 def _route_configuration(message: api.route.RouteConfiguration, patches: PatchSet, where: Where) -> bool:
     changed = False
-    for one, operation, value in _usable(patches, _OF_ROUTE):
+    for one, operation, value in sorted(_usable(patches, _OF_ROUTE), key=_turn_in_routes):
         match = one.patch.match.route_configuration if one.patch.match is not None else None
         if not patch_matching.route_configuration(match, message.name, where):
             continue
         if one.patch.apply_to == "ROUTE_CONFIGURATION":
-            if operation in ("MERGE", "MERGE_AND_REPLACE_LIST"):
+            if operation in _MERGES:
                 changed |= _merged(message, value, operation)
         elif one.patch.apply_to == "VIRTUAL_HOST":
             changed |= patch_routes.virtual_hosts(message.virtual_hosts, match, operation, value, _merged)
@@ -325,20 +342,31 @@ def _route_configuration(message: api.route.RouteConfiguration, patches: PatchSe
     return changed
 
 
+def _turn_in_routes(usable: tuple[OnePatch, str, Message | None]) -> int:
+    one, operation, _ = usable
+    standing = operation in ("REMOVE", "REPLACE", *_MERGES)
+    if one.patch.apply_to == "ROUTE_CONFIGURATION":
+        return 0
+    if one.patch.apply_to == "VIRTUAL_HOST":
+        return 1 if standing else 4
+    return 2 if standing else 3
+
+
 def _virtual_host(resource: Resource, patches: PatchSet, where: Where) -> tuple[Resource, ...]:
     """A virtual host that comes by itself: `<route configuration>/<name>`."""
     route = resource.name.rpartition("/")[0]
     message = api.route_components.VirtualHost.FromString(resource.body)
     hosts: MutableSequence[api.route_components.VirtualHost] = [message]
     changed = False
-    for one, operation, value in _usable(patches, frozenset(("VIRTUAL_HOST", "HTTP_ROUTE"))):
+    usable = _usable(patches, frozenset(("VIRTUAL_HOST", "HTTP_ROUTE")))
+    for one, operation, value in sorted(usable, key=_turn_in_routes):
         match = one.patch.match.route_configuration if one.patch.match is not None else None
         if not patch_matching.route_configuration(match, route, where) or not hosts:
             continue
         if one.patch.apply_to == "HTTP_ROUTE":
             if patch_matching.virtual_host(match, message):
                 changed |= patch_routes.routes(message, match, operation, value, _merged)
-        elif operation != "ADD":  # what is added stands in the route configuration
+        elif operation in ("REMOVE", "REPLACE", *_MERGES):  # what is added stands in the route configuration
             changed |= patch_routes.virtual_hosts(hosts, match, operation, value, _merged)
     if not hosts:
         return ()

@@ -1,7 +1,7 @@
 """Which EnvoyFilter patches hold for a class of proxies.
 
-In: EnvoyFilters of the root and own namespace. Out: `PatchSet`, ordered as Istio applies them: by priority, then age,
-then name; the root namespace's first.
+In: EnvoyFilters of the root and own namespace. Out: `PatchSet`, ordered as Istio applies them: by priority; of the same
+priority the root namespace's first, then by age and name.
 """
 
 from __future__ import annotations
@@ -87,11 +87,12 @@ def _fits(proxy: Proxy, patch: networking.ConfigPatch) -> bool:
 
 
 def version_matches(pattern: str, version: str) -> bool:
-    """RE2, found anywhere in the version, as Istio does it. A pattern that RE2 refuses matches nothing."""
+    """RE2, found anywhere in the version, as Istio does it. A pattern that RE2 refuses, or that is too long, matches
+    nothing, and so does a proxy that does not say its version."""
     import re2
 
-    if len(pattern) > _VERSION_LIMIT:
-        return True
+    if len(pattern) > _VERSION_LIMIT or not version:
+        return False
     try:
         return re2.search(pattern, version) is not None  # type: ignore[no-any-return]
     except Exception:  # re2.error, which the module does not type
@@ -102,11 +103,11 @@ def resolve(
     reader: Reader, policies: Policies, chosen: Iterable[ChosenPatches], root: str, contexts: frozenset[str]
 ) -> PatchSet | None:
     """The patches of those contexts; None where there are none."""
-    ordered: list[tuple[tuple[bool, int, str, str], networking.EnvoyFilter, tuple[int, ...]]] = []
+    ordered: list[tuple[tuple[int, bool, str, str], networking.EnvoyFilter, tuple[int, ...]]] = []
     for namespace, name, indexes in chosen:
         for resource in reader.lookup(policies.envoy_filters, namespace).values():
             if resource.name == name:
-                order = (namespace != root, resource.spec.priority, resource.metadata.creation_timestamp, name)
+                order = (resource.spec.priority, namespace != root, resource.metadata.creation_timestamp, name)
                 ordered.append((order, resource, indexes))
     patches: list[OnePatch] = []
     for _, resource, indexes in sorted(ordered, key=lambda o: o[0]):
