@@ -59,7 +59,7 @@ def start() -> Iterator[Start]:
         )
         running.append(process)
         assert process.stdout is not None
-        said = (line for line in process.stdout if line.startswith("listening on port "))
+        said = (line for line in process.stdout if line.rpartition(" ")[2].strip().isdigit())
         lines = [next(said, "") for _ in range(count)]
         return Program(process, [int(line.rpartition(" ")[2]) for line in lines])
 
