@@ -2,12 +2,14 @@
 
 Blocks marked `bash` are typed; a `text` block right after one holds lines that its output must have, in that order,
 where `…` stands for anything and spaces do not count. A block is tried again while a change is still on its way. Blocks
-marked `sh` are not typed here: they start or end whole clusters, which other tests do.
+marked `sh` are not typed here: they start or end whole clusters, which other tests do. Variables last to the end of
+the page. The working directory is the page's own and has what the repository has; files made there are gone afterwards.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +18,7 @@ from mesh_rig import ROOT, Mesh, eventually
 
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
-_ASSIGNMENT = re.compile(r"^[A-Z_]+=.*$", re.MULTILINE)
+_ASSIGNMENT = re.compile(r"^(?:export )?[A-Z_]+=.*$", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -51,8 +53,10 @@ def missing_line(expected: list[str], output: str) -> str:
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
-def test_the_commands_do_what_the_page_says(mesh: Mesh, file: Path) -> None:
-    assignments: list[str] = []
+def test_the_commands_do_what_the_page_says(mesh: Mesh, file: Path, tmp_path: Path) -> None:
+    for entry in ROOT.iterdir():
+        (tmp_path / entry.name).symlink_to(entry)
+    assignments: list[str] = [f"cd {shlex.quote(str(tmp_path))}"]
     for block in blocks_of(file):
         script = "\n".join(["set -eo pipefail", *assignments, block.commands])
 
