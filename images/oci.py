@@ -1,7 +1,7 @@
 """Writes OCI images from root file systems' tars: the same bytes for the same input.
 
-`normalized(tar, epoch)` is the tar with sorted entries, one time and no names of users; `above(tar, lower)` what it
-adds to a lower one; `packed(tar, file)` a `Layer`, compressed, in a file. An `Image` is settings over layers;
+`normalized(tar, epoch)` is the tar with sorted entries, one time and no names of users; `packed(tar, file)` a `Layer`,
+compressed, in a file. An `Image` is settings over layers;
 `write_archive` makes of images the OCI archive (a tar with `oci-layout`, `index.json` and `blobs/`) that containerd,
 podman, skopeo and `docker load` take. Sources: the OCI image format specification 1.1 (layout, manifest, config).
 """
@@ -86,28 +86,6 @@ def normalized(source: bytes, epoch: int, *, keep: Callable[[str], bool] = lambd
             entry.mode, entry.uid, entry.gid, entry.mtime = member.mode, member.uid, member.gid, epoch
             after.addfile(entry, content)
     return out.getvalue()
-
-
-def above(source: bytes, lower: bytes) -> bytes:
-    """The entries of a normalized tar that a lower one has not, or has otherwise. Nothing can be taken away so."""
-    out = io.BytesIO()
-    with (
-        tarfile.open(fileobj=io.BytesIO(source)) as whole,
-        tarfile.open(fileobj=io.BytesIO(lower)) as under,
-        tarfile.open(fileobj=out, mode="w", format=tarfile.PAX_FORMAT) as after,
-    ):
-        known = {m.name: _content(under, m) for m in under}
-        for member in whole:
-            content = _content(whole, member)
-            if known.get(member.name) != content:
-                after.addfile(member, whole.extractfile(member) if member.isfile() else None)
-    return out.getvalue()
-
-
-def _content(tar: tarfile.TarFile, member: tarfile.TarInfo) -> tuple[object, ...]:
-    file = tar.extractfile(member) if member.isfile() else None
-    text = hashlib.sha256(file.read()).digest() if file else b""
-    return member.type, member.mode, member.uid, member.gid, member.linkname, text
 
 
 @dataclass(frozen=True, slots=True)

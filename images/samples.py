@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import oci
-from layers import PREFIX, ROOT, Kitchen
+from layers import PREFIX, ROOT, Kitchen, Layer
 
 from meltem.local.images import Image, ImageTable, load_table
 
@@ -53,11 +53,11 @@ class Samples:
         return oci.Image(settings, self.layers)
 
 
-def samples(kitchen: Kitchen, libraries: oci.Layer, architecture: str, epoch: int) -> Samples:
+def samples(kitchen: Kitchen, libraries: Layer, architecture: str, epoch: int) -> Samples:
     """`libraries` are Meltem's own Python packages: samples speak gRPC and HTTP with them."""
     sources = kitchen.directory(ROOT / "samples", HOME, lambda path: not path.endswith((".yaml", ".md", ".pyc")))
     stack = (kitchen.base(), kitchen.debian(PACKAGES), libraries, sources)
-    return Samples(table(), stack, architecture, epoch)
+    return Samples(table(), tuple(layer.oci for layer in stack), architecture, epoch)
 
 
 def table() -> ImageTable:

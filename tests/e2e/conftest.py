@@ -35,10 +35,12 @@ def _lacking() -> str:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    """Tests marked `both_homes` run on the local cluster, then all of them on real Kubernetes; the others locally."""
+    """Tests marked `both_homes` run on the local cluster, then all of them on real Kubernetes; those marked
+    `kubernetes` there alone, the others locally."""
     if "mesh" in metafunc.fixturenames:
-        both = any(m.name == "both_homes" for m in metafunc.definition.iter_markers())
-        metafunc.parametrize("mesh", HOMES if both else HOMES[:1], indirect=True, scope="session")
+        marks = {m.name for m in metafunc.definition.iter_markers()}
+        homes = HOMES if "both_homes" in marks else HOMES[1:] if "kubernetes" in marks else HOMES[:1]
+        metafunc.parametrize("mesh", homes, indirect=True, scope="session")
 
 
 HOMES = ["local", pytest.param("kubernetes", marks=pytest.mark.kubernetes)]

@@ -108,7 +108,7 @@ class KubeCluster:
                 for name, image in image_builder.IMAGES.items()
             ]
             for name, program in ((PAUSE, "pause"), (COREDNS, "coredns")):
-                layer = kitchen.directory(self._binaries, ".", program.__eq__)
+                layer = kitchen.directory(self._binaries, ".", program.__eq__).oci
                 user, machine = "65535:65535" if program == "pause" else "0", image_builder.architecture()
                 images.append(oci.Image(oci.Settings(name, (f"/{program}",), user, machine, 0), (layer,)))
             registry.write(self.home, images, image_builder.sample_images(kitchen))

@@ -97,14 +97,6 @@ def test_every_digest_of_an_archive_is_that_of_its_blob_and_the_image_is_not_roo
     assert config["rootfs"]["diff_ids"] == ["sha256:" + hashlib.sha256(layer).hexdigest()]
 
 
-def test_an_upper_layer_has_what_the_lower_one_lacks_or_has_otherwise() -> None:
-    lower = oci.normalized(_tar(("etc", None), ("etc/same", b"1"), ("etc/changed", b"1")), 0)
-    whole = oci.normalized(_tar(("etc", None), ("etc/same", b"1"), ("etc/changed", b"2"), ("new", b"3")), 0)
-    with tarfile.open(fileobj=io.BytesIO(oci.above(whole, lower))) as tar:
-        found = {m.name: tar.extractfile(m).read() for m in tar}  # type: ignore[union-attr]
-    assert found == {"etc/changed": b"2", "new": b"3"}
-
-
 def test_images_of_one_archive_share_their_layers(tmp_path: Path) -> None:
     layer = oci.packed(oci.normalized(_tar(("file", b"content")), 0), tmp_path / "layer.tar.gz")
     images = [oci.Image(_settings(name=f"docker.io/meltem/{n}:1", command=(n,)), (layer,)) for n in ("a", "b")]
