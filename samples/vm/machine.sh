@@ -22,7 +22,10 @@ inside() { nsenter --target "$(cat "$state/pid")" --mount --net --uts --pid -- "
 
 up() {
   local number=${1:-0} link host mine
-  [ ! -e "$state" ] || { echo "machine $name is up already" >&2; exit 1; }
+  if [ -e "$state/address" ]; then
+    echo "machine $name is up already: $(cat "$state/address")"
+    return
+  fi
   link=vm${net#*.}n$number
   host=$net.254.$((4 * number + 1)) mine=$net.254.$((4 * number + 2))
   # What holds it outlives this script, and takes it down when the cluster has gone.
@@ -41,7 +44,7 @@ printf '127.0.0.1 localhost\n$mine $name\n' > /etc/hosts
 getent passwd istio-proxy >/dev/null || useradd --system --no-create-home istio-proxy
 END
   command -v pilot-agent >"$state/agent"
-  echo "$mine" >"$state/address"
+  echo "$mine" >"$state/address" # last: now it is up
   echo "machine $name is up: $mine"
 }
 

@@ -55,6 +55,7 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pilot_enable_workload_entry_healthchecks: bool = True
     pilot_workload_entry_grace_period: float = 10.0
     pilot_validate_workload_entry_identity: bool = True
+    wasm_insecure_registries: str = ""
     pilot_ignore_resources: str = ""
     pilot_include_resources: str = ""
     validation_webhook_config_name: str = ""

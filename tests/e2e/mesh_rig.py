@@ -144,6 +144,10 @@ class Mesh:
     def istioctl(self, *arguments: str) -> str:
         return self._ok(["istioctl", *arguments])
 
+    def script(self, *command: str) -> str:
+        """Any program, as a user of this mesh types it."""
+        return self._ok(command)
+
     def apply(self, *paths: str, namespace: str = "default") -> None:
         for path in paths:
             self.kubectl("apply", "-n", namespace, "-f", str(SAMPLES / path))

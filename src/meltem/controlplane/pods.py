@@ -1,7 +1,8 @@
 """What the cluster knows about a pod that is about to be injected: its namespace's annotations, ProxyConfig resources.
 
 In: a pod as the webhook got it, the engine's inputs. Out: `PodContext`. ProxyConfigs of the mesh's root namespace come
-first, those of the pod's namespace over them, those that select the pod over these; of several the oldest counts.
+first, those of the pod's namespace over them; one that selects the pod stands apart, as it also goes over the pod's
+annotation. Of several the oldest counts.
 
 Source: https://istio.io/latest/docs/reference/config/networking/proxy-config
 """
@@ -27,21 +28,27 @@ class Pods:
         found = self._inputs.namespaces.get((self._cluster, "", namespace))
         return PodContext(
             namespace,
-            proxy_config=self._proxy_config(namespace, labels_of(pod)),
+            proxy_config=self._of_namespace(namespace),
+            selected_proxy_config=self._selecting(namespace, labels_of(pod)),
             namespace_annotations=dict(found.metadata.annotations) if found is not None else {},
         )
 
-    def _proxy_config(self, namespace: str, labels: Mapping[str, str]) -> JsonObject:
+    def _of_namespace(self, namespace: str) -> JsonObject:
         mesh = self._inputs.mesh_config.get("")
         root = mesh.root_namespace if mesh is not None else "istio-system"
-        mine = [v for k, v in self._inputs.proxy_configs.items() if k[0] == self._cluster]
         merged: JsonObject = {}
-        if root != namespace:
-            merge(merged, oldest(p for p in mine if p.namespace == root and not _selector(p)))
-        merge(merged, oldest(p for p in mine if p.namespace == namespace and not _selector(p)))
-        selecting = (p for p in mine if p.namespace == namespace and _selector(p))
+        for one in dict.fromkeys((root, namespace)):
+            merge(merged, oldest(p for p in self._in(one) if not _selector(p)))
+        return merged
+
+    def _selecting(self, namespace: str, labels: Mapping[str, str]) -> JsonObject:
+        merged: JsonObject = {}
+        selecting = (p for p in self._in(namespace) if _selector(p))
         merge(merged, oldest(p for p in selecting if _selector(p).items() <= labels.items()))
         return merged
+
+    def _in(self, namespace: str) -> list[ProxyConfig]:
+        return [v for k, v in self._inputs.proxy_configs.items() if k[:2] == (self._cluster, namespace)]
 
 
 def _selector(config: ProxyConfig) -> Mapping[str, str]:

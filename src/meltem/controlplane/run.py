@@ -38,6 +38,8 @@ from meltem.controlplane.guard import Guard
 from meltem.controlplane.mesh import MeshFiles, MeshSettings
 from meltem.controlplane.pods import Pods
 from meltem.controlplane.registration import Registration, RegistrationSettings
+from meltem.controlplane.wasm.fetch import Fetcher
+from meltem.controlplane.wasm.keeper import WasmKeeper
 from meltem.controlplane.webhooks import WebhookPatcher
 from meltem.engine import Engine
 from meltem.envoyapi import CLUSTER
@@ -125,6 +127,16 @@ class ControlPlane:
                 checks_identity=settings.pilot_validate_workload_entry_identity,
             ),
             self._registry,
+        )
+        insecure = frozenset(r.strip() for r in settings.wasm_insecure_registries.split(",") if r.strip())
+        self.wasm = WasmKeeper(
+            self.engine.graph,
+            self.engine.inputs,
+            client,
+            clock,
+            self.feed.problems,
+            selected=lambda namespace: self.mesh.selected(namespace),
+            fetcher=lambda: Fetcher(insecure=insecure),
         )
         self.server = DiscoveryServer(
             self.connections,
@@ -217,6 +229,9 @@ class ControlPlane:
         kinds["Namespace"].watch(self._namespace_seen)
         kinds["Node"].watch(self.mesh.watch_node)
         events = Counter("pilot_k8s_cfg_events", "Events from Kubernetes.", ["type", "event"], registry=self._registry)
+        if "WasmPlugin" in kinds:
+            kinds["WasmPlugin"].watch(self.wasm.plugin_changed)
+            kinds["Secret"].watch(self.wasm.secret_changed)
         if "WorkloadEntry" in kinds and "WorkloadGroup" in kinds:
             kinds["WorkloadEntry"].watch(self.registration.changed)
             kinds["WorkloadGroup"].watch(self.registration.group_changed)
@@ -325,7 +340,11 @@ class ControlPlane:
             )
             admin.add_routes(debug.routes())
         await stack.enter_async_context(http.serve(admin, address(flags.http), "debugging"))
-        monitoring = http.monitoring_application(self._registry, __version__)
+        monitoring = http.monitoring_application(self._registry, __version__, self.wasm.serve)
+        if (at := address(flags.monitoring)) is not None:
+            with self.engine.graph.transaction():
+                origin = f"http://istiod{settings.suffix}.{self._namespace}.svc:{at[1]}"
+                self.engine.inputs.wasm_server.set("", origin)
         await stack.enter_async_context(http.serve(monitoring, address(flags.monitoring), "metrics"))
 
     async def _grpc(self, authority: Authority, serving: Serving) -> list[GrpcServer]:
@@ -411,6 +430,7 @@ class ControlPlane:
             ("mesh files", self.mesh.follow_files(self._clock)),
             ("judge", self._after_ready(self._judge)),
             ("workloads", self._after_ready(self.registration.run)),
+            ("wasm modules", self.wasm.run()),
             ("status", self._leading("istio-status-leader", lambda: self._after_ready(writer.run))),
             ("ingress status", self._leading("istio-leader", lambda: self._after_ready(ingress.run))),
         ]

@@ -18,8 +18,15 @@ ResourceKey = tuple[str, str, str]
 
 
 _NOT_KINDS = (
-    "MeshConfig", "MeshNetworks", "cluster networks", "wasm modules", "guarded", "trials", "tried EnvoyFilters"
+    "MeshConfig", "MeshNetworks", "cluster networks", "wasm modules", "wasm server", "guarded", "trials",
+    "tried EnvoyFilters",
 )  # fmt: skip
+
+
+WasmKey = tuple[str, str, str]
+"""namespace and name of a WasmPlugin, its URL"""
+FAILED = "failed"
+"""In place of a checksum: the module cannot be had."""
 
 
 class Trial(msgspec.Struct, frozen=True):
@@ -40,8 +47,10 @@ class Inputs:
         self.mesh_networks: Source[str, MeshNetworks] = graph.source("MeshNetworks")
         self.cluster_networks: Source[str, str] = graph.source("cluster networks")
         """Cluster id → its default network."""
-        self.wasm_modules: Source[str, str] = graph.source("wasm modules")
-        """URL of a Wasm plugin (an image, or one without checksum) → sha256 of the module that istiod found there."""
+        self.wasm_modules: Source[WasmKey, str] = graph.source("wasm modules")
+        """A Wasm plugin (an image, or one without checksum) → sha256 of the module that istiod found, or FAILED."""
+        self.wasm_server: Source[str, str] = graph.source("wasm server")
+        """The one entry has the empty key: where proxies get those modules (`http://istiod.istio-system.svc:15014`)."""
         self.guarded: Source[str, bool] = graph.source("guarded")
         """Has the empty key where what EnvoyFilters change waits for a trial on Envoy before any proxy is sent it."""
         self.trials: Source[str, Trial] = graph.source("trials")

@@ -48,11 +48,13 @@ _LISTS = ("containers", "initContainers")
 @dataclass(frozen=True, slots=True)
 class PodContext:
     """What the request says beside the pod. `environment`: from the webhook's path (cluster, network);
-    `proxy_config`: what ProxyConfig resources say for this pod; `workload`: where it is known better than by owner."""
+    `proxy_config`: what ProxyConfigs say for its namespace, `selected_proxy_config`: those that select the pod;
+    `workload`: where it is known better than by owner."""
 
     namespace: str
     environment: Mapping[str, str] = field(default_factory=dict[str, str])
     proxy_config: JsonObject = field(default_factory=dict[str, Json])
+    selected_proxy_config: JsonObject = field(default_factory=dict[str, Json])
     workload: Workload | None = None
     namespace_annotations: Mapping[str, str] = field(default_factory=dict[str, str])
 
@@ -92,7 +94,8 @@ def inject_pod(original: JsonObject, config: InjectorConfig, context: PodContext
 
 
 def effective_proxy_config(pod: JsonObject, config: InjectorConfig, context: PodContext) -> JsonObject:
-    """Mesh default, ProxyConfig resources, the pod's own annotation: each over the last."""
+    """Mesh default, ProxyConfigs of root namespace and namespace, the pod's own annotation, a ProxyConfig that selects
+    the pod: each over the last (Istio's order: `model.ProxyConfigs.EffectiveProxyConfig`)."""
     merged = object_at(config.mesh, "defaultConfig")
     own: JsonObject = {}
     text = annotations_of(pod).get(PROXY_CONFIG, "")
@@ -102,7 +105,7 @@ def effective_proxy_config(pod: JsonObject, config: InjectorConfig, context: Pod
         if not isinstance(parsed, dict):
             raise InvalidResource("is not a mapping", where=where)
         own = parsed
-    for over in (context.proxy_config, own):
+    for over in (context.proxy_config, own, context.selected_proxy_config):
         both = {**merged, **over}
         for key in ("proxyMetadata", "runtimeValues"):
             values = {**object_at(merged, key), **object_at(over, key)}

@@ -57,6 +57,8 @@ class WasmModule(msgspec.Struct, frozen=True, kw_only=True):
     """What is fetched: the plugin's own URL, or istiod's for an image."""
     sha256: str = ""
     """Of the module; empty as long as nobody knows it."""
+    failed: bool = False
+    """The module cannot be had."""
 
 
 class MetricsOverride(msgspec.Struct, frozen=True, kw_only=True):

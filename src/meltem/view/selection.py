@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
 
 from meltem.collections import Reader
+from meltem.graph.inputs import FAILED
 from meltem.graph.model import short_name
 from meltem.graph.policies import Picks, Policies
 from meltem.resources import extensions, security
@@ -22,7 +23,6 @@ if TYPE_CHECKING:
     from meltem.graph.mesh import Mesh
 
 DRY_RUN = "istio.io/dry-run"
-WASM_SERVER = "http://istiod.{root}.svc:15014/wasm/"
 _PHASES = {"AUTHN": 0, "AUTHZ": 1, "STATS": 2, "UNSPECIFIED_PHASE": 3}
 
 
@@ -114,22 +114,22 @@ class Selection:
             ports = _ports(plugin.spec.match, server=server, gateway=gateway)
             if ports is None:
                 continue
-            sha256 = self._checksum(reader, plugin)
-            url = module_url(plugin, root, sha256)
-            cluster = ""
+            spec = plugin.spec
+            sha256, url, cluster = spec.sha256, spec.url, ""
+            if served_by_istiod(spec):
+                sha256 = reader.get(self.mesh.inputs.wasm_modules, (plugin.namespace, plugin.name, url)) or ""
+                origin = reader.get(self.mesh.inputs.wasm_server, "") or f"http://istiod.{root}.svc:15014"
+                url = f"{origin}/wasm/{sha256 or 'unknown'}"
             if url.startswith("http"):
                 host, port = host_and_port(url)
                 cluster = self.cluster_of(reader, host, port, "") or fetch_cluster(url)
             name = f"{plugin.namespace}.{plugin.name}"
-            found.append(WasmModule(name=name, spec=plugin.spec, ports=ports, cluster=cluster, url=url, sha256=sha256))
+            found.append(
+                WasmModule(
+                    name=name, spec=spec, ports=ports, cluster=cluster, url=url, sha256=sha256, failed=sha256 == FAILED
+                )
+            )
         return tuple(sorted(found, key=lambda m: (_PHASES[m.spec.phase], -(m.spec.priority or 0))))
-
-    def _checksum(self, reader: Reader, plugin: extensions.WasmPlugin) -> str:
-        """Of the module. A plugin's own `sha256` is the image's where it names an image; istiod knows the module's."""
-        spec = plugin.spec
-        if spec.sha256 and not is_image(spec.url):
-            return spec.sha256
-        return reader.get(self.mesh.inputs.wasm_modules, spec.url) or ""
 
 
 def _policy(policy: security.AuthorizationPolicy) -> AuthzPolicy:
@@ -161,11 +161,10 @@ def is_image(url: str) -> bool:
     return url.partition("://")[0] == "oci" if "://" in url else True
 
 
-def module_url(plugin: extensions.WasmPlugin, root: str, sha256: str) -> str:
-    """What Envoy fetches. Images (`oci://`, and URLs without a scheme) are unpacked by istiod, which serves the modules
-    by their checksum."""
-    url = plugin.spec.url
-    return WASM_SERVER.format(root=root) + (sha256 or "unknown") if is_image(url) else url
+def served_by_istiod(spec: extensions.WasmPluginSpec) -> bool:
+    """Images are unpacked by istiod, and what has no checksum is looked at by it: it serves these by their checksums.
+    All else Envoy reads, or fetches from where the plugin says."""
+    return is_image(spec.url) or (spec.url.startswith("http") and not spec.sha256)
 
 
 def host_and_port(url: str) -> tuple[str, int]:
@@ -188,4 +187,4 @@ def fetch_clusters(filters: Filters) -> tuple[str, ...]:
     return tuple(sorted({n for n in named if n.startswith("fetch|")}))
 
 
-__all__ = ["Selection", "fetch_cluster", "fetch_clusters", "host_and_port", "module_url"]
+__all__ = ["Selection", "fetch_cluster", "fetch_clusters", "host_and_port", "served_by_istiod"]

@@ -173,7 +173,8 @@ def test_a_pods_context_has_proxy_configs_the_nearer_over_the_farther() -> None:
     spaces.upsert({"metadata": {"name": "default", "annotations": {"openshift.io/sa.scc.uid-range": "1000/10"}}})
     assert not problems
     context = Pods(engine.inputs, CLUSTER).context_of({"metadata": {"labels": {"app": "web"}}}, "default")
-    assert context.proxy_config == {"concurrency": 0, "proxyMetadata": {"A": "mesh", "B": "namespace"}}
+    assert context.proxy_config == {"concurrency": 1, "proxyMetadata": {"A": "mesh", "B": "namespace"}}
+    assert context.selected_proxy_config == {"concurrency": 0}
     assert context.namespace_annotations == {"openshift.io/sa.scc.uid-range": "1000/10"}
     other = Pods(engine.inputs, CLUSTER).context_of({"metadata": {}}, "elsewhere")
     assert other.proxy_config == {"concurrency": 1, "proxyMetadata": {"A": "mesh", "B": "mesh"}}

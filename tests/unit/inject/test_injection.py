@@ -12,8 +12,8 @@ from meltem import yamlio
 from meltem.errors import MeltemError
 from meltem.inject import kube_inject, patch, webhook
 from meltem.inject.config import InjectorConfig, read_config
-from meltem.inject.injector import PodContext, inject_pod
-from meltem.objects import Json, JsonObject, at, copy_object, objects_at, str_at
+from meltem.inject.injector import PodContext, effective_proxy_config, inject_pod
+from meltem.objects import Json, JsonObject, at, copy_object, object_at, objects_at, str_at
 
 CHART = Path(meltem.install.__file__).parent / "charts/istiod"
 
@@ -71,6 +71,21 @@ NGINX: JsonObject = {
 
 def inject(pod: JsonObject, used: InjectorConfig = CONFIG, namespace: str = "shop") -> JsonObject:
     return inject_pod(pod, used, PodContext(namespace))
+
+
+def test_proxy_configs_that_select_the_pod_go_over_its_annotation() -> None:
+    pod: JsonObject = {
+        "metadata": {"annotations": {"proxy.istio.io/config": "concurrency: 3\nproxyMetadata: {B: pod}"}}
+    }
+    context = PodContext(
+        "shop",
+        proxy_config={"concurrency": 2, "proxyMetadata": {"A": "namespace", "B": "namespace", "C": "namespace"}},
+        selected_proxy_config={"image": {"imageType": "debug"}, "proxyMetadata": {"C": "selected"}},
+    )
+    found = effective_proxy_config(pod, CONFIG, context)
+    assert found["concurrency"] == 3 and found["image"] == {"imageType": "debug"}
+    metadata = object_at(found, "proxyMetadata")
+    assert {k: metadata[k] for k in "ABC"} == {"A": "namespace", "B": "pod", "C": "selected"}
 
 
 def named(pod: JsonObject, key: str, name: str) -> JsonObject:

@@ -6,6 +6,7 @@ makes the URL).
 
 Envoy fetches remote code only when it knows its checksum. Where the plugin does not say it, istiod finds it out (input
 `wasm_modules`); until then the module is not loaded, and what becomes of traffic is what its failStrategy says.
+The same holds for a module that istiod could not fetch: no filter, or one that refuses everything, takes its place.
 """
 
 from __future__ import annotations
@@ -28,14 +29,37 @@ _POLICIES = {
 
 def http(filters: Filters, phase: str, ports: tuple[int, ...]) -> Iterable[api.hcm.HttpFilter]:
     for module in _of(filters, phase, ports, network=False):
+        if module.failed:
+            if module.spec.fail_strategy != "FAIL_OPEN":
+                yield _closed_http(module)
+            continue
         made = api.http_wasm.Wasm(config=_config(module))
         yield api.hcm.HttpFilter(name=module.name, typed_config=api.pack(made))
 
 
 def network(filters: Filters, phase: str, ports: tuple[int, ...]) -> Iterable[api.listener_components.Filter]:
     for module in _of(filters, phase, ports, network=True):
+        if module.failed:
+            if module.spec.fail_strategy != "FAIL_OPEN":
+                yield _closed_network(module)
+            continue
         made = api.network_wasm.Wasm(config=_config(module))
         yield api.listener_components.Filter(name=module.name, typed_config=api.pack(made))
+
+
+def _closed_http(module: WasmModule) -> api.hcm.HttpFilter:
+    """In place of a module that cannot be had and must not be gone without: every request is answered with 503."""
+    made = api.fault.HTTPFault()
+    made.abort.http_status = 503
+    made.abort.percentage.numerator = 100
+    return api.hcm.HttpFilter(name=module.name, typed_config=api.pack(made))
+
+
+def _closed_network(module: WasmModule) -> api.listener_components.Filter:
+    """The same for connections: they are closed (nobody is allowed by a list that is empty)."""
+    made = api.network_rbac.RBAC(stat_prefix="wasm.")
+    made.rules.action = api.rbac.RBAC.Action.ALLOW
+    return api.listener_components.Filter(name=module.name, typed_config=api.pack(made))
 
 
 def _of(filters: Filters, phase: str, ports: tuple[int, ...], *, network: bool) -> Iterable[WasmModule]:

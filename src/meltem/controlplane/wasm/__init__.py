@@ -1,0 +1,1 @@
+"""Wasm modules for proxies: fetched from registries and web servers, checked, served by checksum."""
