@@ -77,6 +77,7 @@ def _condition(mesh: Mesh, generation: int) -> dict[str, str]:
         conditions = {c["type"]: c for c in one.get("status", {}).get("conditions", [])}
         assert "Reconciled" in conditions, one
         assert conditions["Reconciled"]["observedGeneration"] == generation, one
+        assert conditions["Reconciled"]["reason"] != "Distributing", one
         return conditions["Reconciled"]
 
     return eventually(found)
@@ -156,3 +157,33 @@ def test_one_bad_filter_costs_no_other_filter(mesh: Mesh) -> None:
             assert refused.returncode == 0, refused.stderr
         finally:
             mesh.kubectl("delete", "envoyfilter", "other")
+
+
+def test_what_a_proxy_refuses_though_it_was_tried_is_left_out_too(mesh: Mesh) -> None:
+    """A second listener at the address of one that is there: alone it is well."""
+    taken = """
+  - applyTo: LISTENER
+    match: {context: SIDECAR_OUTBOUND}
+    patch:
+      operation: ADD
+      value:
+        name: taken
+        address: {socket_address: {address: 0.0.0.0, port_value: 15006}}
+        filter_chains:
+        - filters:
+          - name: envoy.filters.network.echo
+            typed_config: {"@type": type.googleapis.com/envoy.extensions.filters.network.echo.v3.Echo}
+"""
+    with _deleted(mesh), mesh.load() as load:
+        mesh.create(FILTER + taken)
+
+        def told() -> None:
+            condition = _condition(mesh, _generation(mesh))
+            assert condition["reason"] == "RefusedByEnvoy", condition
+            assert "refuses it" in condition["message"] and "duplicate address" in condition["message"]
+
+        eventually(told)
+        load.wait_for(30)
+        status = mesh.istioctl("proxy-status")
+        assert "ERROR" not in status, status
+    assert not load.failures, load.failures[:5]

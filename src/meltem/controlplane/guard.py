@@ -4,41 +4,57 @@ In: the engine, which holds back what is not tried (`meltem.generate.patched`). 
 each, remembered by content. Nothing that no EnvoyFilter changes waits; the loop of events is never blocked: Envoy runs
 beside, one at a time, with less priority. Where there is no Envoy, or it does not answer, EnvoyFilters are used as they
 are, and the log says so.
+
+A proxy may refuse what the trial did not: two listeners at one address, say. It keeps what it had; the EnvoyFilter that
+changed the resource last is left out then, and the next one, until the proxy takes it. Where it refuses the resource
+without any as well they were not to blame.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections import OrderedDict
 from collections.abc import Collection as Sized
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from typing import Protocol
 
 import structlog
 
-from meltem.clock import Clock
 from meltem.collections import Changes
 from meltem.engine import Engine
 from meltem.errors import EnvironmentError_
-from meltem.generate.patched import Job, filter_digest
+from meltem.generate.patched import Job, filter_digest, with_patches
 from meltem.graph.inputs import Trial
 from meltem.validate.envoy_check import find_envoy
 from meltem.validate.envoy_trial import Trier
+from meltem.xds.subscription import Rejection, in_short
 
 BATCH = 64
 """Resources tried at once."""
 REMEMBERED = 10_000
+LOOK_SECONDS = 1.0
 PATIENCE = 5.0
 """Seconds that a proxy which has just connected waits for trials."""
 _UNSUSPECTED = Trial()
 log = structlog.stdlib.get_logger("guard")
 
 
+class Refusals(Protocol):
+    """(proxy id, type URL, what it refuses of that type by name)"""
+
+    def __call__(self) -> Iterable[tuple[str, str, Mapping[str, Rejection]]]: ...
+
+
 class Guard:
     """`start` before proxies connect, then `run`."""
 
-    def __init__(self, engine: Engine, clock: Clock) -> None:
+    def __init__(self, engine: Engine, refusals: Refusals = tuple) -> None:
+        """`refusals`: what connected proxies refuse."""
         self._engine = engine
-        self._clock = clock
+        self._refusals = refusals
+        self._blamed: dict[str, Job] = {}  # jobs by digest of which a proxy's refusal cost an EnvoyFilter
+        self._innocent: set[str] = set()  # digests of jobs that proxies refuse without patches too
         self._trier: Trier | None = None
         self._awake = asyncio.Event()
         self._done = asyncio.Event()
@@ -76,11 +92,48 @@ class Guard:
         if self._trier is None:
             return
         while True:
-            await self._awake.wait()
-            self._awake.clear()
-            self._tidy()
-            while batch := self._batch():
-                await self._round(self._trier, batch)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(LOOK_SECONDS):
+                    await self._awake.wait()
+            if self._awake.is_set():
+                self._awake.clear()
+                self._tidy()
+                while batch := self._batch():
+                    await self._round(self._trier, batch)
+            self.look_at_refusals()
+
+    def look_at_refusals(self) -> None:
+        """Leaves out what proxies refuse though it was tried."""
+        patched, groups_of = self._engine.resources.patched, self._engine.resources.groups_of
+        found: dict[str, Trial] = {}
+        for proxy_id, type_url, some in self._refusals():
+            for name, rejection in some.items():
+                jobs = patched.found(groups_of.get(proxy_id) or (), type_url, name)
+                if jobs is not None:
+                    self._look_at(proxy_id, *jobs, rejection, found)
+        if found:
+            with self._engine.graph.transaction():
+                for digest, trial in found.items():
+                    self._engine.inputs.trials.set(digest, trial)
+                    self._remembered[digest] = trial
+
+    def _look_at(self, proxy_id: str, job: Job, in_force: Job, rejection: Rejection, found: dict[str, Trial]) -> None:
+        digest = job.digest
+        if digest in found or digest in self._innocent:
+            return
+        before = self._engine.inputs.trials.get(digest) or _UNSUSPECTED
+        said = f"proxy {proxy_id} refuses it: {in_short(rejection.error)}"
+        if in_force.changed and any(r.version == rejection.version for r in in_force.changed):
+            last = next(
+                o for o in reversed(in_force.patches.owners) if with_patches(job, job.patches.only((o,))).changed
+            )
+            found[digest] = Trial((*before.refused, (*last, said)))
+            self._blamed[digest] = job
+            self._report(job, Trial(((*last, said),)))
+        elif digest in self._blamed and job.resource is not None and job.resource.version == rejection.version:
+            self._innocent.add(digest)
+            found[digest] = Trial(note=f"{said} without any EnvoyFilter as well")
+            self._report(job, found[digest])
 
     def _wanted(self) -> Mapping[str, Job]:
         return dict(self._engine.resources.patched.wanted.items())
@@ -99,6 +152,8 @@ class Guard:
                     self._remembered.move_to_end(digest)
                     inputs.trials.set(digest, self._remembered[digest])
         self._suspects &= digests
+        self._blamed = {d: j for d, j in self._blamed.items() if d in wanted}
+        self._innocent &= wanted.keys()
         self._tell()
 
     def _batch(self) -> list[Job]:

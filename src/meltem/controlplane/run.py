@@ -112,7 +112,7 @@ class ControlPlane:
         self.mesh = MeshSettings(self.engine.graph, self.engine.inputs, settings, self._namespace, files)
         self.mesh.reselected = self._reselected
         self.connections = Connections(self.engine, clock, self._limits)
-        self.guard = Guard(self.engine, clock)
+        self.guard = Guard(self.engine, self.connections.refusals)
         self._ca = ClusterForCa(client)
         self._authenticator = TokenAuthenticator(self._ca, clock, audiences=tuple(settings.token_audiences.split(",")))
         self.registration = Registration(

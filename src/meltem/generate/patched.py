@@ -102,6 +102,15 @@ class Patched:
                 found.setdefault(owner, why)
         return found
 
+    def found(self, groups: Iterable[Group], type_url: str, name: str) -> tuple[Job, Job] | None:
+        """For who stands outside: the job of a resource of these groups, with all patches and as it is in force."""
+        for group in groups:
+            job = self.jobs.get((group, type_url, name))
+            if job is not None:
+                out = {owner for _, owner in self._left_out.lookup(family(group))}
+                return job, with_patches(job, job.patches.without(out))
+        return None
+
     # --- applying ---
 
     def _job(self, reader: Reader, key: GroupKey, draft: Resource) -> Mapping[GroupKey, Job]:

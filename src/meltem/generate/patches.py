@@ -364,10 +364,12 @@ def _virtual_host(resource: Resource, patches: PatchSet, where: Where) -> tuple[
         if not patch_matching.route_configuration(match, route, where) or not hosts:
             continue
         if one.patch.apply_to == "HTTP_ROUTE":
-            if patch_matching.virtual_host(match, message):
-                changed |= patch_routes.routes(message, match, operation, value, _merged)
+            if patch_matching.virtual_host(match, hosts[0]):
+                changed |= patch_routes.routes(hosts[0], match, operation, value, _merged)
         elif operation in ("REMOVE", "REPLACE", *_MERGES):  # what is added stands in the route configuration
             changed |= patch_routes.virtual_hosts(hosts, match, operation, value, _merged)
     if not hosts:
         return ()
-    return (api.resource(api.VIRTUAL_HOST, resource.name, message),) if changed else (resource,)
+    made = hosts[0]
+    made.name = resource.name  # Envoy takes it away again by the name inside
+    return (api.resource(api.VIRTUAL_HOST, resource.name, made),) if changed else (resource,)

@@ -10,7 +10,6 @@ import mesh_files
 import pytest
 
 from meltem import envoyapi as api
-from meltem.clock import SystemClock
 from meltem.controlplane.guard import Guard
 from meltem.engine import Engine
 from meltem.view.proxy import Proxy
@@ -58,7 +57,7 @@ def filters_of(engine: Engine, proxy: Proxy) -> str:
 @contextlib.asynccontextmanager
 async def guarded(text: str) -> AsyncIterator[tuple[Engine, Guard]]:
     engine = Engine()
-    guard = Guard(engine, SystemClock())
+    guard = Guard(engine)
     guard.start()
     mesh_files.load(engine, text)
     task = asyncio.create_task(guard.run())

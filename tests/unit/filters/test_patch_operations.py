@@ -263,6 +263,18 @@ def test_virtual_hosts() -> None:
     assert names(found) == {"one": [*BOTH, "last"], "two": [*BOTH, "last"], "new": []}
 
 
+def test_a_virtual_host_that_comes_by_itself_keeps_its_name_whatever_becomes_of_it() -> None:
+    host = api.route_components.VirtualHost(name="80/one:80", domains=["one"])
+    one = api.resource(api.VIRTUAL_HOST, "80/one:80", host)
+    new = {"name": "new", "domains": ["new"], "routes": [{"name": "r"}]}
+    for operation, domains in (("REPLACE", ["new"]), ("MERGE", ["one", "new"])):
+        match = {"routeConfiguration": {"name": "80", "vhost": {"name": "one:80"}}}
+        (made,) = apply(one, change("VIRTUAL_HOST", operation, new, **match))
+        found = api.route_components.VirtualHost.FromString(made.body)
+        assert (made.name, found.name, list(found.domains)) == ("80/one:80", "80/one:80", domains)
+    assert apply(one, change("VIRTUAL_HOST", "REMOVE")) == ()
+
+
 def test_what_only_gateways_have_is_not_asked_of_sidecars() -> None:
     match = {"routeConfiguration": {"portNumber": 80, "portName": "http", "gateway": "shop/door"}}
     remove = change("VIRTUAL_HOST", "REMOVE", **match)
