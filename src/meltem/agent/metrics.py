@@ -23,7 +23,7 @@ from meltem.objects import Json, objects_at, str_at
 TEXT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 OPEN_METRICS = "application/openmetrics-text"
 MAX_APP_BODY = 10 * 1024 * 1024
-RESERVED_PORTS = frozenset({15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 15090})
+RESERVED_PORTS = frozenset({15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 15054, 15090})
 """Ports of the data plane: scraping one of them would recurse or count twice."""
 _MESH_NAME = re.compile(rb"^((?:# (?:TYPE|HELP) )?)envoy_(istio_)", re.MULTILINE)
 _STATS_SCOPE = re.compile(rb"^((?:# (?:TYPE|HELP) )?)envoy_wasmcustom_(istio_)", re.MULTILINE)

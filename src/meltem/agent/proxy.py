@@ -10,7 +10,7 @@ import json
 import signal
 from collections.abc import Awaitable, Callable
 
-from meltem.agent import envoy, health, http1, metrics, probes
+from meltem.agent import dns, envoy, health, http1, metrics, probes
 from meltem.agent.admin import Admin
 from meltem.agent.bootstrap import bootstrap
 from meltem.agent.environment import AgentSettings
@@ -18,6 +18,7 @@ from meltem.agent.http1 import HttpError
 from meltem.agent.log import Log
 from meltem.agent.metrics import AgentMetrics, Merger
 from meltem.agent.renewal import CertificateKeeper
+from meltem.agent.resolv import name_servers
 from meltem.agent.status_server import StatusServer
 from meltem.clock import Clock
 from meltem.errors import EnvironmentError_
@@ -101,6 +102,7 @@ class ProxySupervisor:
             process = await envoy.start(settings, path)
             status.starting = ""
             tasks.append(asyncio.create_task(envoy.pass_on(process)))
+            listening = await self._serve_dns() if settings.dns_capture else []
             if probe is not None:
                 asking = health.HealthKeeper(settings, probe, self._admin, self._clock, self._log)
                 tasks.append(asyncio.create_task(asking.run()))
@@ -108,10 +110,26 @@ class ProxySupervisor:
                 return await self._watch(process)
             finally:
                 await envoy.stop(process)
+                for transport in listening:
+                    transport.close()
         finally:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+    async def _serve_dns(self) -> list[asyncio.DatagramTransport]:
+        """The pod's queries, where the capture rules lead them."""
+        settings = self._settings
+        servers = [(server, 53) for server in name_servers(settings.root)]
+        own = ["127.0.0.1", *(["::1"] if any(":" in a for a in settings.instance_ips) else [])]
+        proxy = dns.DnsProxy((settings.localhost, dns.ENVOY_PORT), servers)
+        try:
+            return await dns.serve(proxy, [(address, dns.CAPTURE_PORT) for address in own])
+        except OSError as error:
+            raise EnvironmentError_(
+                f"UDP port {dns.CAPTURE_PORT} cannot be opened for DNS capture: {error.strerror}",
+                remedy="Another process of this pod uses it; switch ISTIO_META_DNS_CAPTURE off.",
+            ) from None
 
     async def _watch(self, process: asyncio.subprocess.Process) -> int:
         """Until Envoy ends by itself, or until we are told to stop and have drained it."""

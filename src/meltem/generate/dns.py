@@ -1,4 +1,4 @@
-"""DNS capture: the listener that answers a workload's queries from the mesh's names, and the same names as Istio's
+"""DNS capture: the listener that answers the agent's queries from the mesh's names, and the same names as Istio's
 NameTable for agents that answer themselves.
 
 In: `DnsView`. Out: a UDP listener with Envoy's DNS filter on the loopback address; a NameTable resource. Names that the

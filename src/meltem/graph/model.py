@@ -166,7 +166,9 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
         return found
 
     def port(self, number: int) -> Port | None:
-        return next((p for p in self.ports if p.number == number), None)
+        """Where UDP and TCP share a number, as for DNS, TCP's: proxies carry no UDP."""
+        same = [p for p in self.ports if p.number == number]
+        return next((p for p in same if p.protocol is not Protocol.UDP), same[0] if same else None)
 
     def visible_to(self, namespace: str) -> bool:
         return "*" in self.export_to or namespace in self.export_to

@@ -141,7 +141,7 @@ def merge(parts: Mapping[tuple[str, str, str, str], Service]) -> Service:
     first = ordered[0]
     if len(ordered) == 1:
         return first
-    ports = {p.number: p for s in reversed(ordered) for p in s.ports}
+    ports = {(p.number, p.protocol is Protocol.UDP): p for s in reversed(ordered) for p in s.ports}
     addresses: dict[str, tuple[str, ...]] = {}
     for part in ordered:
         for cluster, ips in part.addresses:

@@ -31,7 +31,7 @@ SCRAPING = "ISTIO_PROMETHEUS_ANNOTATIONS"
 _LISTS = ("containers", "initContainers")
 _PROBES = {"readinessProbe": "readyz", "livenessProbe": "livez", "startupProbe": "startupz"}
 _HOOKS = {"preStop": "prestopz", "postStart": "poststartz"}
-_RESERVED = frozenset({15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 15090})
+_RESERVED = frozenset({15000, 15001, 15004, 15006, 15008, 15020, 15021, 15053, 15054, 15090})
 _FALSE = frozenset({"0", "f", "F", "FALSE", "false", "False"})
 
 

@@ -31,7 +31,8 @@ class DnsView(Unit, frozen=True, kw_only=True):
     entries: tuple[DnsEntry, ...]
     ipv4: bool = True
     ipv6: bool = False
-    port: int = 15053
+    port: int = 15054
+    """The agent answers on 15053, and asks here."""
     mesh: MeshOptions
 
 

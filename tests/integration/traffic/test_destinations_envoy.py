@@ -227,7 +227,7 @@ async def test_captured_dns_answers_names_of_the_mesh(tmp_path: Path) -> None:
         for name in ("reviews.default.svc.cluster.local", "reviews", "reviews.default"):
             with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as sock:
                 sock.setblocking(False)
-                await loop.sock_connect(sock, ("127.0.0.1", envoy.ports[15053]))
+                await loop.sock_connect(sock, ("127.0.0.1", envoy.ports[15054]))
                 await loop.sock_sendall(sock, _query(name))
                 answer = await asyncio.wait_for(loop.sock_recv(sock, 512), 5)
             assert answer[-4:] == bytes((10, 9, 0, 1))

@@ -5,8 +5,9 @@ from pathlib import Path
 import pytest
 
 from meltem.agent.capture import iptables_text, nft_text
-from meltem.agent.capture.config import CaptureConfig, has_ipv6, name_servers, parse
+from meltem.agent.capture.config import CaptureConfig, has_ipv6, parse
 from meltem.agent.capture.rules import rules
+from meltem.agent.resolv import name_servers
 from meltem.errors import UserError
 
 

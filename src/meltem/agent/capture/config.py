@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Protocol, TypeAlias, cast
 
 from meltem.agent import durations
+from meltem.agent.resolv import name_servers
 from meltem.errors import UserError
 
 Network: TypeAlias = ipaddress.IPv4Network | ipaddress.IPv6Network
@@ -230,23 +231,6 @@ def proxy_owner(environment: Mapping[str, str]) -> dict[str, str]:
     except (KeyError, ValueError):
         return {}
     return {"PROXY_UID": str(found.pw_uid), "PROXY_GID": str(found.pw_gid)}
-
-
-def name_servers(root: Path) -> tuple[str, ...]:
-    """The servers of /etc/resolv.conf."""
-    try:
-        text = (root / "etc/resolv.conf").read_text()
-    except OSError:
-        return ()
-    found: list[str] = []
-    for line in text.splitlines():
-        words = line.split()
-        if len(words) >= 2 and words[0] == "nameserver":
-            try:
-                found.append(str(ipaddress.ip_address(words[1].partition("%")[0])))
-            except ValueError:
-                continue
-    return tuple(dict.fromkeys(found))
 
 
 def has_ipv6(root: Path) -> bool:

@@ -210,9 +210,9 @@ class _Builder:
         self._add("nat", OUTPUT, owner, to=RETURN)
 
     def _dns_rules(self) -> None:
-        """UDP to port 53 goes to Envoy's DNS listener. DNS over TCP stays ordinary TCP: that listener speaks UDP only.
+        """UDP to port 53 goes to the agent (`meltem.agent.dns`). DNS over TCP stays ordinary TCP.
 
-        Two conntrack zones keep the app's query and Envoy's own query apart when both use the same ports.
+        Two conntrack zones keep the app's query and the proxy's own query apart when both use the same ports.
         """
         to_dns = Verdict("redirect", str(DNS_PORT))
         query = Match("dport", "53")
