@@ -31,7 +31,7 @@ from meltem.resources.kinds import KINDS
 from meltem.resources.parse import read_as
 from meltem.xds.metrics import XdsMetrics
 from meltem.xds.push import Connections, settle_memory
-from meltem.xds.server import DELTA, SERVICE, DiscoveryServer
+from meltem.xds.server import DELTA, SERVICE, DiscoveryServer, server_options
 
 CLUSTER, NAMESPACE = "Kubernetes", "bench"
 KIND = {k.kind: k for k in KINDS if "gateway.networking" not in k.group}
@@ -85,7 +85,8 @@ async def serve(pipe: Pipe, services: int, proxies: int) -> None:
             put_service(engine, name(number), f"10.{96 + number // 60000}.{number // 250 % 240}.{number % 250 + 1}")
             put_slice(engine, number, addresses_of(number, services, proxies))
     settle_memory()
-    server = grpc.aio.server(options=[("grpc.max_concurrent_streams", 1000)])
+    options = server_options(connection_age=1800, keepalive=30, keepalive_timeout=10, request_bytes=16 << 20)
+    server = grpc.aio.server(options=options)
     discovery = DiscoveryServer(Connections(engine, SystemClock()), SystemClock(), XdsMetrics(CollectorRegistry()))
     server.add_generic_rpc_handlers((discovery.handler(None),))
     port = server.add_insecure_port("127.0.0.1:0")
@@ -205,6 +206,7 @@ async def measure(pipe: Pipe, services: int, proxies: int) -> dict[str, object]:
             "wall_s": round(wall, 2),
             "cpu_s": round(now - cpu, 2),
             "bytes_a_proxy": (Sidecar.received - before) // proxies,
+            "peak_MiB": round(memory),
         }
         cpu = now
         return tasks

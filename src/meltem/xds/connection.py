@@ -169,6 +169,7 @@ class Connection:
             if not isinstance(message, bytes):
                 return
             received(message)
+            del message  # it may be large, and the next one may be long in coming
             if not self.session.quiet:
                 self._awake.set()
 

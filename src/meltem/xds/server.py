@@ -161,16 +161,16 @@ class DiscoveryServer:
             raise UserError(f"sent no request within {self._limits.first_request:g} s") from None
         if not isinstance(first_message, bytes):
             return
-        if delta:
-            await self._delta(context, peer, caller, first_message)
-        else:
-            await self._state(context, peer, caller, first_message)
+        serving = (self._delta if delta else self._state)(context, peer, caller, first_message)
+        del first_message  # requests may be large and streams live long: no frame keeps the first one
+        await serving
 
     async def _delta(self, context: Context, peer: str, caller: CallerIdentity | None, message: bytes) -> None:
         request, with_node = parse_delta(message)
         if with_node is None:
             raise UserError("the first request names no node")
         proxy = proxy_of(with_node.node, delta=True)
+        del message, with_node
         check_claim(proxy, caller)
         if request.type_url in REPORT_TYPES:
             await self._report(proxy, caller, request.error)
@@ -193,6 +193,7 @@ class DiscoveryServer:
             )
             session = made[0]
             session.request(request, self._clock.monotonic())
+            del request
             await self._run(connection, context, received)
 
     async def _state(self, context: Context, peer: str, caller: CallerIdentity | None, message: bytes) -> None:
@@ -203,6 +204,7 @@ class DiscoveryServer:
         if with_node is None:
             raise UserError("the first request names no node")
         proxy = proxy_of(with_node.node, delta=False)
+        del message, with_node
         check_claim(proxy, caller)
         if request.type_url in REPORT_TYPES:
             await self._report(proxy, caller, request.error)
@@ -225,6 +227,7 @@ class DiscoveryServer:
             )
             session = made[0]
             session.request(request, self._clock.monotonic())
+            del request
             await self._run(connection, context, received)
 
     def _visit(self, proxy: Proxy, caller: CallerIdentity | None) -> AbstractAsyncContextManager[None]:
@@ -315,6 +318,7 @@ def server_options(
         ("grpc.keepalive_permit_without_calls", 1),
         ("grpc.http2.min_ping_interval_without_data_ms", 15_000),
         ("grpc.http2.max_ping_strikes", 0),
+        ("grpc.http2.bdp_probe", 0),  # requests are small: a client may not fill memory with what is not read yet
         ("grpc.max_receive_message_length", request_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.max_concurrent_streams", 1000),

@@ -63,6 +63,8 @@ class DeltaSession(BaseSession):
         self._unsubscribe(known, request)
         if fresh and (known.undecided or known.respond):
             known.since = now
+        if request.initial and known.inflight is None:
+            self._resolve(known)  # at once, so that the client's own copy is not kept
 
     # Output
 
