@@ -8,7 +8,7 @@ balancing (https://istio.io/latest/docs/tasks/traffic-management/locality-load-b
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import msgspec
 
@@ -31,9 +31,15 @@ _HEALTH = {
 }
 
 
-def assignment(key: EndpointsKey, port_name: str, endpoints: Iterable[Endpoint]) -> Resource:
-    """The endpoints of one cluster, as clients of the key's place see them. `port_name`: of the service's port."""
-    chosen = [e for e in endpoints if _belongs(key, port_name, e)]
+def assignment(
+    key: EndpointsKey,
+    port_name: str,
+    endpoints: Iterable[Endpoint],
+    seen: Callable[[list[Endpoint]], list[Endpoint]] = lambda some: some,
+) -> Resource:
+    """The endpoints of one cluster, as clients of the key's place see them. `port_name`: of the service's port; `seen`:
+    how those of other networks are reached."""
+    chosen = seen([e for e in endpoints if _belongs(key, port_name, e)])
     message = E.ClusterLoadAssignment(cluster_name=key.name)
     _groups(message, locality.arrange(chosen, client_of(key), setting_of(key.balance)))
     return api.resource(api.ENDPOINT, key.name, message)

@@ -21,6 +21,8 @@ from meltem.generate.filters import jwt
 from meltem.generate.patched import Patched, Unpatched
 from meltem.graph.inputs import ResourceKey
 from meltem.graph.mesh import Mesh
+from meltem.graph.model import Endpoint
+from meltem.graph.networks import reachable
 from meltem.view.dns import DnsView
 from meltem.view.filters import Filters
 from meltem.view.gateway_servers import GatewayKey
@@ -275,7 +277,14 @@ class Resources:
             port = service.port(key.port) if service is not None else None
             if port is None:
                 return {}
-            return {key: endpoints.assignment(key, port.name, mesh.endpoints_of(reader, key.service))}
+            found = mesh.endpoints_of(reader, key.service)
+            if not key.network:
+                return {key: endpoints.assignment(key, port.name, found)}
+
+            def through_gateways(some: list[Endpoint]) -> list[Endpoint]:
+                return reachable(some, key.network, lambda n: mesh.network_gateways(reader, n), mesh.ranges(reader))
+
+            return {key: endpoints.assignment(key, port.name, found, through_gateways)}
 
         assigned: Collection[EndpointsKey, Resource] = graph.derive("load assignments", wanted, assign)
 

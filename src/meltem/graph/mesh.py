@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import msgspec
 
 from meltem.collections import Collection, Graph, Index, Reader
-from meltem.graph import addresses, destinations, endpoints, ingress, routing, services, workloads
+from meltem.graph import addresses, destinations, endpoints, ingress, networks, routing, services, workloads
 from meltem.graph.inputs import Inputs, ResourceKey
 from meltem.graph.model import Endpoint, Service, ServiceKey, Workload, hostname_of, labels_match
 from meltem.resources import core, meshconfig, networking
@@ -52,8 +52,12 @@ class Mesh:
         self.inputs = inputs
         self._domain = cluster_domain
         self.settings: Collection[str, MeshSettings] = graph.derive("settings", inputs.mesh_config, self._settings)
+        self._ranges: Collection[str, networks.Ranges] = graph.derive(
+            "network ranges", inputs.mesh_networks, lambda _r, k, v: {k: networks.ranges_of(v)}
+        )
         self._workloads()
         self._services()
+        self._networks()
         self._endpoints()
         self._routing()
         self.peer_authentications = graph.index(
@@ -87,7 +91,15 @@ class Mesh:
     def _network_of(self, reader: Reader, cluster: str, namespace: str) -> str:
         space = reader.get(self.inputs.namespaces, (cluster, "", namespace))
         own = space.metadata.labels.get(workloads.NETWORK, "") if space is not None else ""
-        return own or reader.get(self.inputs.cluster_networks, cluster) or ""
+        return own or reader.get(self.inputs.cluster_networks, cluster) or self.ranges(reader).of_cluster(cluster)
+
+    def ranges(self, reader: Reader) -> networks.Ranges:
+        """Which addresses and clusters are on which network."""
+        return reader.get(self._ranges, "") or networks.NO_RANGES
+
+    def network_gateways(self, reader: Reader, network: str) -> list[tuple[str, int]]:
+        """Where a network is entered from others."""
+        return [(address, port) for _, address, port in reader.lookup(self._gateways_by_network, network)]
 
     def _workloads(self) -> None:
         def from_pod(reader: Reader, key: ResourceKey, pod: Pod) -> Mapping[ResourceKey, Workload]:
@@ -157,6 +169,19 @@ class Mesh:
         self.services: Collection[ServiceKey, Service] = graph.derive("services", self.parts, merged)
         self.services_by_host = graph.index("services by host", self.services, lambda k, _v: [k[1]])
         self.services_by_namespace = graph.index("services by namespace", self.services, lambda k, _v: [k[0]])
+
+    def _networks(self) -> None:
+        graph, inputs = self.graph, self.inputs
+        labelled = graph.derive(
+            "gateways of networks", inputs.services, lambda _r, _k, v: networks.gateways_of_service(v)
+        )
+        named = graph.derive(
+            "gateways of MeshNetworks",
+            inputs.mesh_networks,
+            lambda r, _k, v: networks.gateways_of_config(v, lambda h: r.lookup(self.services_by_host, h).values()),
+        )
+        gateways = graph.union("network gateways", labelled, named)
+        self._gateways_by_network = graph.index("gateways by network", gateways, lambda k, _v: [k[0]])
 
     def _endpoints(self) -> None:
         graph, inputs = self.graph, self.inputs
