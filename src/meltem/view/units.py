@@ -37,6 +37,8 @@ class MeshOptions(Unit, frozen=True, kw_only=True):
     access_log_file: str = ""
     access_log_format: str = ""
     access_log_json: bool = False
+    access_log_service: bool = False
+    """Access logs go to the service that the proxies' own bootstrap names."""
     disable_listener_log: bool = False
     tracing: bool = True
     tracing_sampling: float = 1.0

@@ -531,6 +531,7 @@ def mesh_options(config: MeshConfig) -> MeshOptions:
         access_log_file=config.access_log_file,
         access_log_format=config.access_log_format,
         access_log_json=config.access_log_encoding == "JSON",
+        access_log_service=config.enable_envoy_access_log_service,
         disable_listener_log=config.disable_envoy_listener_log,
         tracing=config.enable_tracing,
         h2_upgrade=config.h2_upgrade_policy == "UPGRADE",

@@ -88,6 +88,7 @@ FIELDS = {
     "{accessLogFile: /dev/stdout, accessLogFormat: 'so %PROTOCOL%'}": "so %PROTOCOL%",
     "{accessLogFile: /dev/stdout, accessLogEncoding: JSON}": "json_format",
     "{accessLogFile: /dev/stdout, disableEnvoyListenerLog: true}": "/dev/stdout",
+    "enableEnvoyAccessLogService: true": "envoy_accesslog_service",
     "outboundTrafficPolicy: {mode: REGISTRY_ONLY}": "block_all",
     "inboundTrafficPolicy: {mode: LOCALHOST}": '"address": "127.0.0.1"',
     "enableAutoMtls: false": "",

@@ -12,10 +12,12 @@ from meltem.resources.mesh_providers import (
     EnvoyFileAccessLogProvider,
     EnvoyHttpGrpcV3LogProvider,
     EnvoyOpenTelemetryLogProvider,
+    ExtensionProvider,
 )
 from meltem.view.filters import AccessLogSink, Telemetry
 from meltem.view.units import MeshOptions
 
+BOOTSTRAP_SERVICE = "envoy_accesslog_service"
 DEFAULT_FORMAT = (
     '[%START_TIME%] "%REQ(:METHOD)% %REQ(X-ENVOY-ORIGINAL-PATH?:PATH)% %PROTOCOL%" %RESPONSE_CODE% %RESPONSE_FLAGS% '
     '%RESPONSE_CODE_DETAILS% %CONNECTION_TERMINATION_DETAILS% "%UPSTREAM_TRANSPORT_FAILURE_REASON%" %BYTES_RECEIVED% '
@@ -106,7 +108,7 @@ def listener_logs(mesh: MeshOptions, telemetry: Telemetry) -> list[api.accesslog
 def logs(mesh: MeshOptions, telemetry: Telemetry, *, http: bool) -> list[api.accesslog.AccessLog]:
     """The access logs of a connection manager (`http`) or a TCP proxy."""
     if telemetry.logs is None:
-        return file_logs(mesh)
+        return [*file_logs(mesh), *_mesh_service(mesh, http=http)]
     made = [_sink(sink, mesh, http=http) for sink in telemetry.logs]
     return [one for one in made if one is not None]
 
@@ -155,6 +157,17 @@ def _file(settings: EnvoyFileAccessLogProvider, mesh: MeshOptions) -> api.access
         formatter = api.req_without_query.ReqWithoutQuery()
         log.log_format.formatters.add(name="envoy.formatter.req_without_query", typed_config=api.pack(formatter))
     return api.accesslog.AccessLog(name="envoy.access_loggers.file", typed_config=api.pack(log))
+
+
+def _mesh_service(mesh: MeshOptions, *, http: bool) -> list[api.accesslog.AccessLog]:
+    """MeshConfig's enableEnvoyAccessLogService: the cluster is in the proxy's bootstrap, from `envoyAccessLogService`."""
+    if not mesh.access_log_service:
+        return []
+    sink = AccessLogSink(provider=ExtensionProvider(), cluster=BOOTSTRAP_SERVICE)
+    if http:
+        return [_http_service(EnvoyHttpGrpcV3LogProvider(), sink)]
+    config = api.grpc_access_log.TcpGrpcAccessLogConfig(common_config=_common(sink, "tcp_envoy_accesslog", ()))
+    return [api.accesslog.AccessLog(name="envoy.access_loggers.tcp_grpc", typed_config=api.pack(config))]
 
 
 def _common(sink: AccessLogSink, name: str, objects: Iterable[str]) -> api.grpc_access_log.CommonGrpcAccessLogConfig:
