@@ -160,7 +160,7 @@ def _file(settings: EnvoyFileAccessLogProvider, mesh: MeshOptions) -> api.access
 
 
 def _mesh_service(mesh: MeshOptions, *, http: bool) -> list[api.accesslog.AccessLog]:
-    """MeshConfig's enableEnvoyAccessLogService: the cluster is in the proxy's bootstrap, from `envoyAccessLogService`."""
+    """MeshConfig's enableEnvoyAccessLogService: the proxy's bootstrap has the cluster, from `envoyAccessLogService`."""
     if not mesh.access_log_service:
         return []
     sink = AccessLogSink(provider=ExtensionProvider(), cluster=BOOTSTRAP_SERVICE)
