@@ -21,7 +21,7 @@ import subprocess
 import sys
 import tempfile
 import tomllib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -180,10 +180,14 @@ class Kitchen:
 
         return self._keep("text", [path, hashlib.sha256(content).hexdigest()], made)
 
-    def directory(self, source: Path, target: str, wanted: Callable[[str], bool]) -> Layer:
-        """The files of a source directory whose relative paths are wanted, at `target` of the image."""
+    def directory(
+        self, source: Path, target: str, wanted: Callable[[str], bool], links: Mapping[str, str] | None = None
+    ) -> Layer:
+        """The files of a source directory whose relative paths are wanted, at `target` of the image. `links`: further
+        paths of the image, and where each points to."""
         files = sorted(p for p in source.rglob("*") if p.is_file() and wanted(p.relative_to(source).as_posix()))
-        key = [target, [[p.relative_to(source).as_posix(), p.stat().st_mode, _file_digest(p)] for p in files]]
+        contents = [[p.relative_to(source).as_posix(), p.stat().st_mode, _file_digest(p)] for p in files]
+        key = [target, contents, sorted((links or {}).items())]
 
         def made() -> Made:
             with self._scratch() as scratch:
@@ -191,6 +195,10 @@ class Kitchen:
                     copy = scratch / target / file.relative_to(source)
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     shutil.copy(file, copy)
+                for path, where in (links or {}).items():
+                    link = scratch / path.lstrip("/")
+                    link.parent.mkdir(parents=True, exist_ok=True)
+                    link.symlink_to(where)
                 return Made(_tar(scratch))
 
         return self._keep("files", key, made)

@@ -55,9 +55,11 @@ class Samples:
 
 def samples(kitchen: Kitchen, libraries: Layer, architecture: str, epoch: int) -> Samples:
     """`libraries` are Meltem's own Python packages: samples speak gRPC and HTTP with them."""
-    sources = kitchen.directory(ROOT / "samples", HOME, lambda path: not path.endswith((".yaml", ".md", ".pyc")))
+    known = table()
+    links = {path: file for entry in known.entries for path, file in entry.files.items()}
+    sources = kitchen.directory(ROOT / "samples", HOME, lambda path: not path.endswith((".yaml", ".md", ".pyc")), links)
     stack = (kitchen.base(), kitchen.debian(PACKAGES), libraries, sources)
-    return Samples(table(), tuple(layer.oci for layer in stack), architecture, epoch)
+    return Samples(known, tuple(layer.oci for layer in stack), architecture, epoch)
 
 
 def table() -> ImageTable:
