@@ -293,9 +293,9 @@ def _http_version(
         options.use_downstream_protocol_config.http2_protocol_options.CopyFrom(http2)
 
 
-def _alpn(view: ClusterView) -> tuple[str, ...]:
+def _alpn(view: ClusterView, options: api.http_protocol_options.HttpProtocolOptions) -> tuple[str, ...]:
     """What mutual TLS offers: the server tells HTTP from TCP by it."""
-    if view.protocol.is_http2:
+    if options.explicit_http_config.HasField("http2_protocol_options"):
         return tls.ALPN_H2_ISTIO
     return tls.ALPN_HTTP_ISTIO if view.protocol.is_http else tls.ALPN_TCP
 
@@ -305,10 +305,10 @@ def _transport(message: C, view: ClusterView, options: api.http_protocol_options
     if view.sni_dnat:
         return
     if view.auto_mtls:
-        _auto_mtls(message, view)
+        _auto_mtls(message, view, options)
     elif settings is not None and settings.mode == "ISTIO_MUTUAL":
         sans = settings.subject_alt_names or view.default_sans
-        context = tls.mesh_client(sans, settings.sni or view.sni, _alpn(view))
+        context = tls.mesh_client(sans, settings.sni or view.sni, _alpn(view, options))
         tls.with_defaults(context.common_tls_context, view.mesh.tls_defaults)
         message.transport_socket.CopyFrom(tls.socket(context))
     elif settings is not None and settings.mode in ("SIMPLE", "MUTUAL") and _has_certificates(view, settings):
@@ -338,9 +338,9 @@ def _names_by_request(settings: networking.ClientTLS, options: api.http_protocol
         options.upstream_http_protocol_options.auto_san_validation = True
 
 
-def _auto_mtls(message: C, view: ClusterView) -> None:
+def _auto_mtls(message: C, view: ClusterView, options: api.http_protocol_options.HttpProtocolOptions) -> None:
     """Mutual TLS to endpoints that are marked as taking it, plain to the others."""
-    context = tls.mesh_client(view.default_sans, view.sni, _alpn(view))
+    context = tls.mesh_client(view.default_sans, view.sni, _alpn(view, options))
     tls.with_defaults(context.common_tls_context, view.mesh.tls_defaults)
     tls_match = api.struct([("tlsMode", "istio")])
     message.transport_socket_matches.add(name="tlsMode-istio", match=tls_match, transport_socket=tls.socket(context))
