@@ -298,6 +298,48 @@ def test_the_client_s_address_goes_ahead_where_the_rule_says_so(traffic: Traffic
     eventually(ahead, 30)
 
 
+@pytest.mark.usefixtures("plain")
+def test_tcp_goes_through_an_http_proxy_where_the_rule_has_a_tunnel(traffic: Traffic) -> None:
+    traffic.mesh.create(
+        """
+apiVersion: v1
+kind: Service
+metadata: {name: forward}
+spec: {selector: {app: plain}, ports: [{name: tcp, port: 3128, targetPort: 8080}]}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: far}
+spec: {ports: [{name: tcp, port: 9000}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: forward}
+spec:
+  host: forward
+  subsets:
+  - name: out
+    trafficPolicy: {tls: {mode: DISABLE}, tunnel: {protocol: CONNECT, targetHost: far.example.com, targetPort: 9000}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: far}
+spec:
+  hosts: [far]
+  tcp: [{route: [{destination: {host: forward, subset: out, port: {number: 3128}}}]}]
+""",
+        traffic.namespace,
+    )
+
+    def through() -> None:
+        assert traffic.lines("far:9000", 3) == {"v1": 3}
+
+    eventually(through, 30)
+    plain = traffic.mesh.pods(traffic.namespace, "app=plain")[0]["status"]["podIP"]
+    counted = traffic.one(f"http://{plain}:8080/_seen").body
+    assert counted["CONNECT far.example.com:9000"] >= 3
+
+
 def test_counts_of_versions_add_up(traffic: Traffic) -> None:
     """The rig itself: what the servers count is what the client sent."""
     host = traffic.service("counted", "- route: [{destination: {host: counted}}]")

@@ -306,6 +306,46 @@ spec:
     eventually(lambda: _same(traffic.one("http://wide/").status, 200), 30)
 
 
+def test_a_rule_may_hold_in_the_mesh_and_at_a_gateway_which_puts_several_together(traffic: Traffic) -> None:
+    traffic.service("both")
+    rule = """
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: both-{name}}}
+spec:
+  hosts: [both]
+  gateways: [{gateways}]
+  http: {http}
+"""
+    to = "route: [{destination: {host: both, subset: %s}}]"
+    first = f"[{{match: [{{gateways: [edge]}}], {to % 'v1'}}}, {{match: [{{gateways: [mesh]}}], {to % 'v2'}}}]"
+    second = f"[{{match: [{{uri: {{prefix: /second}}}}], {to % 'v3'}}}]"
+    traffic.mesh.create(
+        """
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec:
+  selector: {istio: ingressgateway}
+  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: ["both.traffic.svc.cluster.local"]}]
+---
+"""
+        + rule.format(name="first", gateways="edge, mesh", http=first)
+        + "---"
+        + rule.format(name="second", gateways="edge", http=second),
+        traffic.namespace,
+    )
+
+    def told() -> None:
+        host = f"both.{traffic.namespace}.svc.cluster.local"
+        outside = [traffic.mesh.get(path, host=host) for path in ("/", "/second")]
+        assert [(status, '"version": "v1"' in text) for status, text in outside[:1]] == [(200, True)]
+        assert [(status, '"version": "v3"' in text) for status, text in outside[1:]] == [(200, True)]
+        assert [a.version for a in traffic.each("both", {"path": "/"}, {"path": "/second"})] == ["v2", "v2"]
+
+    eventually(told, 60)
+
+
 def test_tcp_connections_are_shared_out_by_weight_and_sender(traffic: Traffic) -> None:
     traffic.service("wired")
     traffic.mesh.create(

@@ -4,13 +4,15 @@
 `tls.key` and `ca.crt` (a client certificate is asked for, not demanded); 9000 sends each line back after NAME; 9001
 sends back the first line alone. What a request's header `x-do` says is done: `status=503`, `delay=0.3` (seconds),
 `grpc=14` (a gRPC status in the answer's headers); with `at=v1` only by the server of that NAME. `GET /_seen` on the pod
-itself tells how often each `x-id` was seen.
+itself tells how often each `x-id` was seen. `CONNECT host:port` leads to that port of the server itself.
 """
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
+import socket
 import socketserver
 import ssl
 import sys
@@ -55,6 +57,18 @@ class Handler(BaseHTTPRequestHandler):
         }
         self.send(int(orders.get("status", 200)), told, orders.get("grpc", ""))
 
+    def do_CONNECT(self) -> None:
+        with LOCK:
+            SEEN[f"CONNECT {self.path}"] += 1
+        self.close_connection = True
+        with socket.create_connection(("127.0.0.1", int(self.path.rpartition(":")[2]))) as far:
+            self.send_response(200)
+            self.end_headers()
+            back = threading.Thread(target=pipe, args=(far, self.connection))
+            back.start()
+            pipe(self.connection, far)
+            back.join()
+
     def has_cert(self) -> bool:
         return isinstance(self.connection, ssl.SSLSocket) and bool(self.connection.getpeercert())
 
@@ -73,6 +87,13 @@ class Handler(BaseHTTPRequestHandler):
     do_GET = do_POST = do_PUT = do_DELETE = do_OPTIONS = do_HEAD = do_PATCH = answer
 
     def log_message(self, format: str, *args: object) -> None: ...
+
+
+def pipe(source: socket.socket, target: socket.socket) -> None:
+    while chunk := source.recv(65536):
+        target.sendall(chunk)
+    with contextlib.suppress(OSError):
+        target.shutdown(socket.SHUT_WR)
 
 
 class Server(ThreadingHTTPServer):
