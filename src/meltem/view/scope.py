@@ -115,27 +115,46 @@ class Imports(msgspec.Struct, frozen=True):
     """What a Sidecar's egress lets in: pairs of namespace (`*`, a name) and host pattern. None: everything visible."""
 
     hosts: tuple[tuple[str, str], ...]
+    excluded: tuple[tuple[str, str], ...] = ()
+    """Left out of what `hosts` lets in."""
+    more: tuple[Imports, ...] = ()
+    """Of other listeners: what one leaves out another may let in."""
 
     def covers(self, namespace: str, host: str) -> bool:
-        return any(ns in ("*", namespace) and host_matches(pattern, host) for ns, pattern in self.hosts)
+        own = _named(self.hosts, namespace, host) and not _named(self.excluded, namespace, host)
+        return own or any(other.covers(namespace, host) for other in self.more)
+
+
+def _named(pairs: tuple[tuple[str, str], ...], namespace: str, host: str) -> bool:
+    return any(ns in ("*", namespace) and host_matches(pattern, host) for ns, pattern in pairs)
 
 
 def parse_egress_hosts(hosts: Iterable[str], namespace: str) -> Imports:
-    """`ns/host`: `.` is the Sidecar's own namespace, `~` none at all."""
-    out: list[tuple[str, str]] = []
+    """`ns/host`: `.` is the Sidecar's own namespace. With `~` before the namespace the host is left out; `~` alone
+    means every namespace."""
+    found: dict[bool, list[tuple[str, str]]] = {False: [], True: []}
     for text in hosts:
         where, _, pattern = text.partition("/")
-        if where == "~" or not pattern:
+        if not pattern:
             continue
-        out.append((namespace if where == "." else where, pattern))
-    return Imports(tuple(dict.fromkeys(out)))
+        excluded = where.startswith("~")
+        where = (where[1:] or "*") if excluded else where
+        found[excluded].append((namespace if where == "." else where, pattern))
+    return Imports(tuple(dict.fromkeys(found[False])), tuple(dict.fromkeys(found[True])))
 
 
 def imports_of(sidecar: networking.Sidecar | None, scope: Scope) -> Imports | None:
     """Of all listeners together. None: all that is visible."""
     if sidecar is None or not sidecar.spec.egress:
         return None
-    return parse_egress_hosts((h for e in sidecar.spec.egress for h in e.hosts), scope.namespace)
+    return _together(sidecar.spec.egress, scope)
+
+
+def _together(listeners: Iterable[networking.EgressListener], scope: Scope) -> Imports:
+    parts = [parse_egress_hosts(e.hosts, scope.namespace) for e in listeners]
+    if any(p.excluded for p in parts):
+        return msgspec.structs.replace(parts[0], more=tuple(parts[1:]))
+    return Imports(tuple(dict.fromkeys(pair for p in parts for pair in p.hosts)))
 
 
 class EgressPort(msgspec.Struct, frozen=True):
@@ -169,7 +188,7 @@ def rest_of(sidecar: networking.Sidecar | None, scope: Scope) -> Imports | None:
     if sidecar is None or not sidecar.spec.egress:
         return None
     general = [e for e in sidecar.spec.egress if e.port is None and not e.bind.startswith("unix://")]
-    return parse_egress_hosts((h for e in general for h in e.hosts), scope.namespace)
+    return _together(general, scope)
 
 
 def sees(scope: Scope, imports: Imports | None, service: Service) -> bool:
