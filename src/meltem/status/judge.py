@@ -4,8 +4,8 @@ In: the engine, objects that could not be read, what proxies refuse and have. Ou
 and a log line for each that is new and bad. Looks anew only after something has changed.
 
 Reasons: `Accepted`, `Distributing` (some proxies do not have it yet); `Invalid` (cannot be read), `NotGenerated`
-(configuration could not be made), `SecretMissing`, `HostNotFound`, `AddressConflict`, `RefusedByEnvoy` (an EnvoyFilter
-that is left out), `RefusedByProxy`.
+(configuration could not be made), `SecretMissing`, `ServerConflict` (a gateway serves another in its place),
+`HostNotFound`, `AddressConflict`, `RefusedByEnvoy` (an EnvoyFilter that is left out), `RefusedByProxy`.
 """
 
 from __future__ import annotations
@@ -178,7 +178,14 @@ class Judge:
         generations = {k: v.metadata.generation for k, v in resources.items()}
         self.distribution.enter(generations)
         wrong: dict[Key, tuple[str, str]] = {}
-        sources = (self._failed(), self._secrets(), self._hosts(), self._addresses(), self._left_out())
+        sources = (
+            self._failed(),
+            self._secrets(),
+            self._hosts(),
+            self._addresses(),
+            self._left_out(),
+            self._conflicts(),
+        )
         for key, reason, message in (one for source in sources for one in source):
             wrong.setdefault(key, (reason, message))
         found: dict[Key, Verdict] = {}
@@ -208,6 +215,16 @@ class Judge:
             port = found.spec.servers[index].port
             message = f"server {port.name or port.number}: no configuration could be made of it: {failure.error}"
             yield ("Gateway", namespace, name), "NotGenerated", f"{message}. Other servers serve."
+
+    def _conflicts(self) -> Iterator[tuple[Key, str, str]]:
+        for arranged in self._engine.views.gateways.arranged.values():
+            for one in arranged.left_out:
+                namespace, _, name = one.gateway.partition("/")
+                found = self._engine.inputs.gateways.get((self._cluster, namespace, name))
+                if found is not None and one.index < len(found.spec.servers):
+                    port = found.spec.servers[one.index].port
+                    message = f"server {port.name or port.number}: {one.why}. Other servers serve."
+                    yield ("Gateway", namespace, name), "ServerConflict", message
 
     def _secrets(self) -> Iterator[tuple[Key, str, str]]:
         inputs = self._engine.inputs

@@ -23,10 +23,11 @@ from meltem.objects import object_at, str_at
 from meltem.resources import networking
 from meltem.view import outbound
 from meltem.view.gateway_servers import (
+    Arranged,
     BoundServer,
     GatewayKey,
     ServerParts,
-    compatible,
+    arrange,
     is_http,
     parts_of,
     takes_http3,
@@ -76,14 +77,14 @@ class GatewayViews:
         self.keys: Collection[GatewayKey, bool] = graph.derive(
             "gateway classes", self.key_of, lambda _r, _k, v: {v: True}
         )
-        bound = graph.derive("gateway servers", self.keys, self._bound)
+        self.arranged: Collection[GatewayKey, Arranged] = graph.derive("gateway servers", self.keys, self._arranged)
         each = graph.derive(
-            "gateway server", bound, lambda _r, key, servers: {(key, b.gateway, b.index): b for b in servers}
+            "gateway server", self.arranged, lambda _r, key, v: {(key, b.gateway, b.index): b for b in v.servers}
         )
         self.parts: Collection[tuple[GatewayKey, str, int], ServerParts] = graph.derive(
             SERVER_PARTS, each, lambda r, key, one: {key: parts_of(views, r, key[0], one)}
         )
-        made = graph.derive("gateway configuration", bound, self._configuration)
+        made = graph.derive("gateway configuration", self.arranged, self._configuration)
         self.listeners: Collection[tuple[GatewayKey, str], GatewayListenerView] = graph.derive(
             "gateway listeners", made, lambda _r, k, v: {k[:2]: v} if isinstance(v, GatewayListenerView) else {}
         )
@@ -146,8 +147,7 @@ class GatewayViews:
 
     # --- its configuration ---
 
-    def _bound(self, reader: Reader, key: GatewayKey, _value: bool) -> Mapping[GatewayKey, tuple[BoundServer, ...]]:
-        """All servers that can stand side by side, those of older Gateways first."""
+    def _arranged(self, reader: Reader, key: GatewayKey, _value: bool) -> Mapping[GatewayKey, Arranged]:
         mapped = dict(key.ports)
         found: list[BoundServer] = []
         for name in key.gateways:
@@ -158,23 +158,18 @@ class GatewayViews:
             for index, server in enumerate(gateway.spec.servers):
                 number = server.port.number
                 port = mapped.get(number, number)
-                if key.unprivileged and port < 1024:
-                    continue
                 http3 = number in key.udp and takes_http3(server)
                 created = gateway.metadata.creation_timestamp
                 found.append(BoundServer(name, namespace, server, port, number, index, created, http3))
-        by_port: dict[tuple[str, int], list[BoundServer]] = {}
-        for bound in sorted(found, key=lambda s: (s.created, s.gateway, s.index)):
-            by_port.setdefault((bound.server.bind, bound.port), []).append(bound)
-        return {key: tuple(b for _, same in sorted(by_port.items()) for b in compatible(same))}
+        return {key: arrange(found, unprivileged=key.unprivileged)}
 
     def _configuration(
-        self, reader: Reader, key: GatewayKey, servers: tuple[BoundServer, ...]
+        self, reader: Reader, key: GatewayKey, arranged: Arranged
     ) -> Mapping[tuple[GatewayKey, str, str], GatewayListenerView | RouteConfigView]:
         options = self.views.mesh_options(reader)
         by_port: dict[tuple[str, int], list[Parts]] = {}
         by_route: dict[str, list[Parts]] = {}
-        for bound in servers:
+        for bound in arranged.servers:
             parts = reader.get(self.parts, (key, bound.gateway, bound.index))
             if parts is None:  # nothing could be made of it
                 continue
@@ -277,4 +272,4 @@ def topology_of(proxy: Proxy) -> GatewayTopology:
     )
 
 
-__all__ = ["BoundServer", "GatewayKey", "GatewayViews", "compatible", "is_http", "terminates_http"]
+__all__ = ["BoundServer", "GatewayKey", "GatewayViews", "is_http", "terminates_http"]

@@ -107,19 +107,70 @@ def takes_http3(server: networking.Server) -> bool:
     return terminates_http(server) and server.tls is not None and server.tls.mode == "SIMPLE"
 
 
-def compatible(servers: list[BoundServer]) -> list[BoundServer]:
-    """Servers of one port that can stand side by side: the first decides between plain HTTP, TLS and TCP."""
-    if not servers:
-        return []
+class LeftOut(msgspec.Struct, frozen=True):
+    """A server, or some of its hosts, that a gateway does not serve."""
 
-    def family(bound: BoundServer) -> str:
-        server = bound.server
-        if server.tls is not None and not is_http(server):
-            return "tls"
-        return "http" if is_http(server) else "tcp"
+    gateway: str
+    index: int
+    why: str
 
-    first = family(servers[0])
-    return [s for s in servers if family(s) == first]
+
+class Arranged(msgspec.Struct, frozen=True):
+    """The servers of one gateway class that can stand side by side, and what cannot."""
+
+    servers: tuple[BoundServer, ...] = ()
+    left_out: tuple[LeftOut, ...] = ()
+
+
+def arrange(servers: Iterable[BoundServer], *, unprivileged: bool) -> Arranged:
+    """Older Gateways come first: the first server of a port decides between plain HTTP, TLS and TCP, and the first that
+    names a host for TLS has it."""
+    by_port: dict[tuple[str, int], list[BoundServer]] = {}
+    for bound in sorted(servers, key=lambda s: (s.created, s.gateway, s.index)):
+        by_port.setdefault((bound.server.bind, bound.port), []).append(bound)
+    kept: list[BoundServer] = []
+    left: list[LeftOut] = []
+    for (_, port), same in sorted(by_port.items()):
+        first = same[0]
+        taken: dict[str, str] = {}
+        for bound in same:
+            if unprivileged and port < _PRIVILEGED:
+                why = f"the gateway's pods may not listen on port {port}"
+            elif _family(bound) != _family(first):
+                why = (
+                    f"{_FAMILIES[_family(bound)]} cannot share port {port} with {_FAMILIES[_family(first)]} of Gateway "
+                )
+                why += f"{first.gateway}, which is older or comes first"
+            else:
+                kept.append(bound)
+                why = _unserved(bound, taken)
+            if why:
+                left.append(LeftOut(bound.gateway, bound.index, why))
+    return Arranged(tuple(kept), tuple(left))
+
+
+_PRIVILEGED = 1024
+_FAMILIES = {"tls": "TLS", "http": "plain HTTP", "tcp": "plain TCP"}
+
+
+def _family(bound: BoundServer) -> str:
+    server = bound.server
+    if server.tls is not None and not is_http(server):
+        return "tls"
+    return "http" if is_http(server) else "tcp"
+
+
+def _unserved(bound: BoundServer, taken: dict[str, str]) -> str:
+    """Hosts of a server that it does not serve, since another has them or since SNI cannot say them; `taken`: host →
+    Gateway, filled here."""
+    if _family(bound) != "tls" or bound.server.tls is None or bound.server.tls.mode == "PASSTHROUGH":
+        return ""
+    partial = [h for _, h in bound.hosts if "*" in h.removeprefix("*.") and h != "*"]
+    if partial:
+        return f"TLS cannot tell {', '.join(partial)}: write *.example.com or a whole name"
+    twice = {h: taken[h] for _, h in bound.hosts if h in taken}
+    taken.update((h, bound.gateway) for _, h in bound.hosts if h not in taken)
+    return f"of Gateway {next(iter(twice.values()))} already: {', '.join(twice)}" if twice else ""
 
 
 def parts_of(views: Views, reader: Reader, key: GatewayKey, bound: BoundServer) -> ServerParts:

@@ -85,3 +85,27 @@ spec: {clusterIP: 10.1.0.9, selector: {istio: ingressgateway}, ports: [{name: ht
 """
     servers = "- {port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}"
     assert "0.0.0.0_80" in mesh_files.generated(engine(servers, front), ROUTER)["listeners"]
+
+
+def verdict(made: Engine, name: str) -> tuple[str, str]:
+    mesh_files.generated(made, ROUTER)
+    judge = Judge(made, {}, lambda: (), "Kubernetes")
+    judge.look()
+    found = judge.verdicts[("Gateway", "default", name)]
+    return found.reason, found.message
+
+
+@pytest.mark.parametrize(
+    ("server", "why"),
+    [
+        ("- {port: {number: 443, name: x, protocol: HTTP}, hosts: ['*']}", "plain HTTP cannot share port 443 with TLS"),
+        (https("x", "good", "mode: ISTIO_MUTUAL"), "of Gateway default/edge already: good.example.com"),
+        (https("x", "*-part", "mode: ISTIO_MUTUAL"), "TLS cannot tell *-part.example.com"),
+    ],
+)
+def test_what_a_gateway_does_not_serve_is_told_to_whom_it_belongs(server: str, why: str) -> None:
+    later = istio("Gateway", "later", "selector: {istio: ingressgateway}\nservers:\n" + server)
+    made = engine(https("good", tls="mode: ISTIO_MUTUAL"), later)
+    reason, message = verdict(made, "later")
+    assert (reason, why in message) == ("ServerConflict", True), message
+    assert verdict(made, "edge")[0] != "ServerConflict"
