@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import ssl
 from collections.abc import Callable, Iterator
 
 import grpc
@@ -260,6 +261,42 @@ def test_mutual_tls_of_the_mesh_ends_at_the_gateway_or_passes_to_the_workload_th
     finally:
         forget(rig, "gateway.networking.istio.io/internal", "virtualservice/internal")
         forget(rig, "serviceentry/internal", "destinationrule/internal")
+
+
+def test_by_passthrough_nobody_reaches_a_workload_in_the_gateway_s_name(rig: Edge) -> None:
+    """The name of a cluster to which the gateway itself begins mutual TLS is no name to pass through to: what a
+    stranger sends would arrive as the gateway's."""
+    rig.create(gateway("cross", server(15443, "cross", "TLS", "'*.local'", "mode: AUTO_PASSTHROUGH")))
+    echo = f"tcp-echo.{rig.namespace}.svc.cluster.local"
+
+    def said(name: str) -> bytes:
+        context = ssl.create_default_context()
+        context.set_alpn_protocols(["istio"])
+        sent = ssl.MemoryBIO()
+        with contextlib.suppress(ssl.SSLWantReadError):
+            context.wrap_bio(ssl.MemoryBIO(), sent, server_hostname=name).do_handshake()
+        with socket.create_connection((rig.address, 15443), 10) as wire:
+            wire.sendall(sent.read() + b"\nahoy\n")
+            wire.settimeout(2)
+            with contextlib.suppress(OSError):
+                return b"".join(iter(lambda: wire.recv(4096), b""))
+            return b""
+
+    try:
+
+        def open_to_the_mesh() -> None:
+            context = ssl.create_default_context()
+            context.set_alpn_protocols(["istio"])
+            try:
+                rig.connect(f"outbound_.9000_._.{echo}", 15443, context).close()
+            except ssl.SSLCertVerificationError:
+                return  # the workload shows its certificate of the mesh
+            raise AssertionError("a certificate that everybody trusts")
+
+        eventually(open_to_the_mesh)
+        assert b"ahoy" not in said(f"outbound|9000||{echo}")
+    finally:
+        forget(rig, "gateway.networking.istio.io/cross")
 
 
 # --- what stands before the gateway ---

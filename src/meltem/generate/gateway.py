@@ -8,13 +8,16 @@ from __future__ import annotations
 from meltem import envoyapi as api
 from meltem.envoyapi import Resource
 from meltem.generate import tls
-from meltem.generate.filters import access_log
+from meltem.generate.filters import access_log, authz
 from meltem.generate.filters.chain import Position, connection_manager, http_filters, network_filters
 from meltem.generate.outbound import listener_filter, match, socket_address, tls_inspector, to_clusters
 from meltem.view.units import ChainView, GatewayChain, GatewayListenerView
 
 L = api.listener.Listener
 FilterChain = api.listener_components.FilterChain
+PASSED_CLUSTERS = "outbound_."
+"""How the names of clusters begin to which connections pass as they are. To those of any other name the gateway begins
+TLS itself: a client that could name one would speak with the gateway's identity."""
 ALPN_OF_MESH = ("istio-peer-exchange", "istio", *tls.ALPN_MTLS_HTTP)
 
 
@@ -92,6 +95,7 @@ def _filters(view: GatewayListenerView, chain: GatewayChain) -> list[api.listene
         )
         blackhole = api.tcp_proxy.TcpProxy(stat_prefix="BlackHoleCluster", cluster="BlackHoleCluster")
         return [
+            authz.only_server_names(PASSED_CLUSTERS),
             sni,
             api.listener_components.Filter(name="envoy.filters.network.tcp_proxy", typed_config=api.pack(blackhole)),
         ]

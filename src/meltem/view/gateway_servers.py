@@ -209,7 +209,9 @@ class _Builder:
         elif is_http(server):
             yield GatewayChain(kind="http", route=bound.route_name, source=bound.gateway)
         elif server.tls is not None and server.tls.mode == "AUTO_PASSTHROUGH":
-            yield GatewayChain(kind="sni", sni=hosts, source=bound.gateway)
+            # A client asks for a port of a host, `outbound_.<port>_.<subset>_.<host>`, never for the host alone.
+            ports = tuple(h if h.startswith("*") else f"*.{h}" for h in hosts)
+            yield GatewayChain(kind="sni", sni=ports, source=bound.gateway)
         elif passes_tls(server):
             yield from self._passed_chains()
         elif server.tls is not None or not declared_protocol(server.port.protocol).is_tls:

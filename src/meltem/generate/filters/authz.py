@@ -54,6 +54,15 @@ def tcp(filters: Filters, mesh: MeshOptions) -> Iterable[Filter]:
         yield Filter(name=TCP_RBAC, typed_config=api.pack(made))
 
 
+def only_server_names(prefix: str) -> Filter:
+    """Closes connections whose SNI does not begin so."""
+    rules = Action(action=Action.ALLOW)
+    names = rules.policies["names"]
+    names.permissions.add(requested_server_name={"prefix": prefix})
+    names.principals.add(any=True)
+    return Filter(name=TCP_RBAC, typed_config=api.pack(api.network_rbac.RBAC(rules=rules, stat_prefix="sni.")))
+
+
 def _by_action(filters: Filters, mesh: MeshOptions, *, tcp: bool) -> Iterable[tuple[Action | None, Action | None, str]]:
     """Rules in force, rules on trial, and the prefix of the latter's statistics."""
     domains = trust_domains(mesh)
