@@ -72,14 +72,14 @@ class DeltaSession(BaseSession):
         return super()._settled() and not self._hosts.pending
 
     def _next(self, now: float) -> Response | None:
-        for known in self._ordered:
-            if known.inflight is None and (known.undecided or self._hosts.pending):
+        idle = [known for known in self._ordered if known.inflight is None]
+        hosts = self._hosts.pending
+        for known in idle:
+            if known.undecided or (hosts and known.type_url == VIRTUAL_HOST):
                 self._resolve(known)
-        for known in self._ordered:
-            if known.inflight is not None:
-                continue
+        for known in idle:
             gone = known.gone and known.type_url != CLUSTER
-            if not (known.out or gone or known.respond or known.batches):
+            if not (gone or known.respond or known.batches or known.out):
                 continue
             if self._gated(known.type_url, now):
                 continue
