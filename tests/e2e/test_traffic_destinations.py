@@ -213,17 +213,20 @@ def _secret(name: str, data: dict[str, str]) -> str:
 
 @pytest.fixture(scope="module")
 def plain(traffic: Traffic) -> Iterator[str]:
-    """The server without a sidecar, with a certificate for `plain.example.com`; the secret `client-certificate`."""
+    """Two versions of the server without sidecars, with a certificate for `plain.example.com`; the secret
+    `client-certificate`."""
     ca = _certificate("test ca", None)
     server, client = _certificate("server", ca, ("plain.example.com",)), _certificate("client-of-the-mesh", ca)
     for name, (certificate, key) in (("echo-tls", server), ("client-certificate", client)):
         text = _secret(name, {"tls.crt": _pem(certificate), "tls.key": _key(key), "ca.crt": _pem(ca[0])})
         traffic.mesh.create(text, traffic.namespace)
-    text = deployment("plain", "plain", "v1", annotations='{sidecar.istio.io/inject: "false"}')
+    names = {"v1": "plain", "v2": "plain-v2"}
+    bare = '{sidecar.istio.io/inject: "false"}'
+    text = "---".join(deployment(name, "plain", version, annotations=bare) for version, name in names.items())
     traffic.mesh.create(text, traffic.namespace)
-    traffic.mesh.rolled_out("plain", namespace=traffic.namespace)
+    traffic.mesh.rolled_out(*names.values(), namespace=traffic.namespace)
     yield "plain"
-    traffic.mesh.kubectl("delete", "deployment", "plain", "-n", traffic.namespace, "--wait=false")
+    traffic.mesh.kubectl("delete", "deployment", *names.values(), "-n", traffic.namespace, "--wait=false")
 
 
 def _towards_plain(traffic: Traffic, host: str, policy: str, *, selector: str = "", port: str = "http") -> None:
@@ -242,7 +245,7 @@ apiVersion: v1
 kind: Service
 metadata: {{name: {host}}}
 spec:
-  selector: {{app: plain}}
+  selector: {{app: plain, version: v1}}
   ports: [{{name: {port}, port: 80, targetPort: {target}}}]
 """,
         traffic.namespace,
@@ -299,13 +302,54 @@ def test_the_client_s_address_goes_ahead_where_the_rule_says_so(traffic: Traffic
 
 
 @pytest.mark.usefixtures("plain")
+def test_tls_connections_go_where_their_server_name_sends_them(traffic: Traffic) -> None:
+    traffic.mesh.create(
+        """
+apiVersion: v1
+kind: Service
+metadata: {name: secured}
+spec: {selector: {app: plain}, ports: [{name: tls, port: 443, targetPort: 8443}]}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: secured}
+spec:
+  host: secured
+  trafficPolicy: {tls: {mode: DISABLE}}
+  subsets: [{name: v1, labels: {version: v1}}, {name: v2, labels: {version: v2}}]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: secured}
+spec:
+  hosts: [secured, one.example.com, "*.two.example.com"]
+  tls:
+  - match: [{port: 443, sniHosts: [one.example.com]}]
+    route: [{destination: {host: secured, subset: v1}}]
+  - match: [{port: 443, sniHosts: ["*.two.example.com"]}]
+    route: [{destination: {host: secured, subset: v2}}]
+""",
+        traffic.namespace,
+    )
+
+    def told() -> None:
+        names = ("one.example.com", "a.two.example.com", "b.two.example.com")
+        wants = [{"url": "https://secured/", "sni": n, "count": 6, "connection": "new"} for n in names]
+        for name, version, answers in zip(names, ("v1", "v2", "v2"), traffic.ask(*wants), strict=True):
+            assert {(a.version, a.body["sni"]) for a in answers if a.status} == {(version, name)}, answers
+            assert {a.status for a in answers} == {200}
+
+    eventually(told, 40)
+
+
+@pytest.mark.usefixtures("plain")
 def test_tcp_goes_through_an_http_proxy_where_the_rule_has_a_tunnel(traffic: Traffic) -> None:
     traffic.mesh.create(
         """
 apiVersion: v1
 kind: Service
 metadata: {name: forward}
-spec: {selector: {app: plain}, ports: [{name: tcp, port: 3128, targetPort: 8080}]}
+spec: {selector: {app: plain, version: v1}, ports: [{name: tcp, port: 3128, targetPort: 8080}]}
 ---
 apiVersion: v1
 kind: Service
@@ -335,7 +379,7 @@ spec:
         assert traffic.lines("far:9000", 3) == {"v1": 3}
 
     eventually(through, 30)
-    plain = traffic.mesh.pods(traffic.namespace, "app=plain")[0]["status"]["podIP"]
+    plain = traffic.mesh.pods(traffic.namespace, "app=plain,version=v1")[0]["status"]["podIP"]
     counted = traffic.one(f"http://{plain}:8080/_seen").body
     assert counted["CONNECT far.example.com:9000"] >= 3
 

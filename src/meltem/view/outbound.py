@@ -342,11 +342,14 @@ def _holding_matches(view: Outbound, rule: networking.HTTPRoute, port: int) -> l
 
 
 def _holds(view: Outbound, match: networking.HTTPMatch | networking.TCPMatch | networking.TLSMatch, port: int) -> bool:
-    """Of the conditions on who asks and where: a match that names gateways is not narrowed by labels of the client."""
+    """Of the conditions on who asks and where: an HTTP match that names gateways is not narrowed by who the client is,
+    as in Istio; one of connections is."""
     if match.port and match.port != (view.gateway_port or port):
         return False
-    if match.gateways:
-        return view.gateway in match.gateways
+    if match.gateways and view.gateway not in match.gateways:
+        return False
+    if match.gateways and isinstance(match, networking.HTTPMatch):
+        return True
     return source_matches(view.scope, match.source_labels, match.source_namespace)
 
 
