@@ -1,5 +1,8 @@
 """The mesh's ConfigMap is followed while all runs: what it says holds for running proxies, what is wrong leaves the
-former in force and is told."""
+former in force and is told.
+
+The test under load comes first: see test_envoy_filters.py.
+"""
 
 from __future__ import annotations
 
@@ -46,6 +49,21 @@ def _is(mesh: Mesh, url: str, *codes: str) -> None:
     assert found in codes, found
 
 
+def test_a_configuration_that_cannot_be_used_leaves_the_former_and_is_told(mesh: Mesh) -> None:
+    with mesh.load() as load, changed(mesh, connectTimeout="-1s", accessLogFormat="never-seen\n"):
+
+        def told() -> None:
+            log = mesh.kubectl("logs", "deploy/istiod", "-n", "istio-system", "--tail=200")
+            assert "the mesh's configuration cannot be used, the former stays" in log
+            analysis = mesh.run(["istioctl", "analyze"])
+            assert "IST0106" in analysis.stdout and "connectTimeout" in analysis.stdout
+
+        eventually(told)
+        load.wait_for(50)
+        assert "never-seen" not in mesh.kubectl("logs", "deploy/productpage-v1", "-c", "istio-proxy", "--tail=50")
+    assert not load.failures, load.failures[:5]
+
+
 def test_the_policy_for_what_the_mesh_does_not_know_changes_for_running_proxies(mesh: Mesh) -> None:
     address = mesh.pods("istio-system", "app=istiod")[0]["status"]["podIP"]
     unknown = f"http://{address}:15014/metrics"  # by a pod's address: nothing that a service has
@@ -64,21 +82,6 @@ def test_the_access_log_changes_for_running_proxies(mesh: Mesh) -> None:
     with changed(mesh, accessLogFormat="changed-format %RESPONSE_CODE%\n"):
         eventually(lambda: logged("changed-format 200"))
     eventually(lambda: logged("GET /health"))
-
-
-def test_a_configuration_that_cannot_be_used_leaves_the_former_and_is_told(mesh: Mesh) -> None:
-    with mesh.load() as load, changed(mesh, connectTimeout="-1s", accessLogFormat="never-seen\n"):
-
-        def told() -> None:
-            log = mesh.kubectl("logs", "deploy/istiod", "-n", "istio-system", "--tail=200")
-            assert "the mesh's configuration cannot be used, the former stays" in log
-            analysis = mesh.run(["istioctl", "analyze"])
-            assert "IST0106" in analysis.stdout and "connectTimeout" in analysis.stdout
-
-        eventually(told)
-        load.wait_for(50)
-        assert "never-seen" not in mesh.kubectl("logs", "deploy/productpage-v1", "-c", "istio-proxy", "--tail=50")
-    assert not load.failures, load.failures[:5]
 
 
 def test_namespaces_leave_and_enter_the_mesh_by_discovery_selectors(
