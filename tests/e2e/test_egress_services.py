@@ -197,16 +197,11 @@ spec:
 
 @pytest.fixture
 def credentials(mesh: Mesh, away: Outside, ns: str) -> Iterator[None]:
-    """The outside's CA and a client certificate, in a secret that the caller's service account may read."""
+    """The outside's CA and a client certificate, in a secret."""
     d = away.certificates
     mesh.kubectl("create", "secret", "generic", "outside", "-n", ns, f"--from-file=cacert={d}/ca.crt",
                  f"--from-file=cert={d}/client.crt", f"--from-file=key={d}/client.key")  # fmt: skip
-    mesh.kubectl("create", "role", "reads-outside", "-n", ns, "--resource=secret", "--verb=list")
-    mesh.kubectl("create", "rolebinding", "reads-outside", "-n", ns, "--role=reads-outside",
-                 f"--serviceaccount={ns}:curl")  # fmt: skip
     yield
-    for kind in ("rolebinding", "role"):
-        mesh.kubectl("delete", kind, "reads-outside", "-n", ns)
     mesh.kubectl("delete", "secret", "outside", "-n", ns)
 
 
