@@ -57,6 +57,8 @@ def outbound(view: ClusterView) -> Resource:
         message.eds_cluster_config.service_name = view.name
     elif view.resolution is Resolution.PASSTHROUGH:
         message.lb_policy = C.CLUSTER_PROVIDED
+        if view.port_override:
+            message.original_dst_lb_config.upstream_port_override.value = view.port_override
     elif view.resolution in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN):
         _dns(message, view)
     if view.resolution not in (Resolution.PASSTHROUGH, Resolution.DYNAMIC_DNS):

@@ -122,6 +122,7 @@ def _cluster(
         secrets_by_sds=view.scope.is_router or bool(rule is not None and rule.selector),
         ipv4=view.scope.ipv4,
         ipv6=view.scope.ipv6,
+        port_override=_port_override(service, port) if resolution is Resolution.PASSTHROUGH else 0,
         mesh=view.mesh,
     )
     if resolution is not Resolution.ENDPOINTS:
@@ -152,6 +153,12 @@ def _with_mesh_defaults(held: networking.TrafficPolicy | None, mesh: MeshOptions
     outliers = base.outlier_detection or default.outlier_detection
     made = msgspec.structs.replace(base, connection_pool=pool, outlier_detection=outliers)
     return held if made == base else made
+
+
+def _port_override(service: Service, port: Port) -> int:
+    """A ServiceEntry that resolves nothing may still name another port (`targetPort`)."""
+    moved = not service.kubernetes and isinstance(port.target, int) and port.target != port.number
+    return int(port.target) if moved else 0
 
 
 def _resolution(view: Outbound, service: Service, balancer: networking.LoadBalancer | None) -> Resolution:

@@ -94,6 +94,8 @@ class ClusterView(Unit, frozen=True, kw_only=True):
     """Reached by its name as the SNI through an east-west gateway: TLS is not ours."""
     ipv4: bool = True
     ipv6: bool = False
+    port_override: int = 0
+    """Connections that keep their address go to this port instead of their own; 0: to their own."""
     mesh: MeshOptions
 
 
