@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import time
 import tomllib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -32,7 +33,8 @@ ROOT = Path(__file__).resolve().parent.parent
 PREFIX = "opt/meltem"
 STAMP = 1_735_689_600
 """Every file's time: 2025-01-01. A commit's would change each layer with each commit."""
-RECIPE = 5
+KEPT = 30 * 86400.0
+RECIPE = 6
 """To be raised when this file makes other bytes of the same input."""
 NOT_NEEDED = (
     "var/cache", "var/lib/apt", "var/log", "usr/share/doc", "usr/share/man", "usr/share/locale", "usr/share/info",
@@ -100,11 +102,14 @@ class Kitchen:
 
     @contextlib.contextmanager
     def locked(self) -> Iterator[None]:
-        """One build at a time works in the cache."""
+        """One build at a time works in the cache. What nobody has used for a month is taken away."""
         self.cache.mkdir(parents=True, exist_ok=True)
         with (self.cache / ".lock").open("w") as lock:
             fcntl.flock(lock, fcntl.LOCK_EX)
             yield
+            for path in self.cache.iterdir():
+                if path.stat().st_mtime < time.time() - KEPT:
+                    shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def base(self) -> Layer:
         """Debian's smallest root file system with Python, and the user istio-proxy."""
@@ -215,7 +220,10 @@ class Kitchen:
         path = self.cache / f"{name}-{self._digest(key)}.tar.gz"
         bill = path.with_suffix(".bill.json")
         found = oci.kept(path)
-        if found is None:
+        if found is not None:
+            for used in (path, path.with_suffix(".json"), bill):
+                os.utime(used)
+        else:
             new = made()
             bill.write_text(json.dumps(new.bill))
             found = oci.packed(new.tar, path)
@@ -231,7 +239,9 @@ class Kitchen:
         """The base, unpacked, to work in /opt/meltem of it. It is kept unpacked, too."""
         base = self.base().oci
         root = self.cache / f"root-{base.diff_id.removeprefix('sha256:')[:16]}"
-        if not root.exists():
+        if root.exists():
+            os.utime(root)
+        else:
             with self._scratch() as scratch:
                 run(["tar", "--numeric-owner", "-C", str(scratch), "-xzf", str(base.path)])
                 scratch.chmod(0o755)

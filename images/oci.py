@@ -53,7 +53,8 @@ def time_of(epoch: int) -> str:
 
 def normalized(source: bytes, epoch: int, *, keep: Callable[[str], bool] = lambda name: True) -> bytes:
     """A tar with the entries that `keep` likes (paths without a leading ./), sorted, with one time, numeric
-    owners and no device nodes. Hard links are kept; they sort after what they point at when their path does."""
+    owners, no device nodes and no set-user-ID or set-group-ID files. Hard links are kept; they sort after what they
+    point at when their path does."""
     out = io.BytesIO()
     with (
         tarfile.open(fileobj=io.BytesIO(source)) as before,
@@ -83,7 +84,9 @@ def normalized(source: bytes, epoch: int, *, keep: Callable[[str], bool] = lambd
             else:
                 entry = tarfile.TarInfo(name)
                 entry.type, entry.linkname = member.type, member.linkname
-            entry.mode, entry.uid, entry.gid, entry.mtime = member.mode, member.uid, member.gid, epoch
+            # Nothing that runs gains rights by a file's mode.
+            mode = member.mode & ~0o6000 if entry.isfile() else member.mode
+            entry.mode, entry.uid, entry.gid, entry.mtime = mode, member.uid, member.gid, epoch
             after.addfile(entry, content)
     return out.getvalue()
 

@@ -116,6 +116,22 @@ class Mesh:
         """Nothing is left of the cluster; no error when it never came up."""
         raise NotImplementedError
 
+    def process(self, role: str) -> int:
+        """Pid of the cluster's `apiserver`, `controllers` or `node`; each is started again when it ends."""
+        raise NotImplementedError
+
+    def _pid(self, word: str) -> int:
+        """Of the process that has this word in its command line, and the cluster's directory."""
+        for entry in Path("/proc").iterdir():
+            if entry.name.isdigit():
+                try:
+                    line = (entry / "cmdline").read_text()
+                except OSError:
+                    continue
+                if word in line.split("\0") and str(self.home) in line:
+                    return int(entry.name)
+        raise AssertionError(f"no {word} runs for {self.home}")
+
     @property
     def host_address(self) -> str:
         """This machine's address as pods see it: where a test's own server stands for the outside world."""
@@ -252,18 +268,8 @@ class LocalMesh(Mesh):
         if self.home.exists():
             self.istioctl("local", "down", "--name", self.name, "--purge")
 
-    def process(self, module: str) -> int:
-        """Pid of `python -m meltem.local.<module>` of this cluster."""
-        wanted = (f"meltem.local.{module}", str(self.home))
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                try:
-                    line = (entry / "cmdline").read_text().split("\0")
-                except OSError:
-                    continue
-                if all(w in line for w in wanted):
-                    return int(entry.name)
-        raise AssertionError(f"no {module} runs for {self.home}")
+    def process(self, role: str) -> int:
+        return self._pid(f"meltem.local.{role}")
 
 
 class KubernetesMesh(Mesh):
@@ -280,6 +286,10 @@ class KubernetesMesh(Mesh):
 
     def down(self) -> None:
         self.cluster.down()
+
+    def process(self, role: str) -> int:
+        programs = {"apiserver": "kube-apiserver", "controllers": "kube-controller-manager", "node": "kubelet"}
+        return self._pid(str(Path(os.environ["MELTEM_KUBE_BIN"]) / programs[role]))
 
 
 @contextmanager

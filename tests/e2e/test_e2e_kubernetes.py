@@ -13,7 +13,7 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from mesh_rig import Mesh, eventually
+from mesh_rig import ROOT, Mesh, eventually
 
 pytestmark = pytest.mark.kubernetes
 
@@ -126,12 +126,14 @@ def test_injection_by_hand(mesh: Mesh, new_namespace: NewNamespace, tmp_path: Pa
     eventually(called)
 
 
-def test_injection_adds_little_to_a_pods_admission(mesh: Mesh, new_namespace: NewNamespace) -> None:
+def test_injection_adds_little_to_a_pods_admission(
+    mesh: Mesh, new_namespace: NewNamespace, figure: Callable[[str], None]
+) -> None:
     """The issue's figure is 20 ms on an idle machine; the bound leaves room for a busy one."""
     plain, meshed = new_namespace(), new_namespace("istio-injection=enabled")
     without, injected = _admissions(mesh, plain), _admissions(mesh, meshed)
     added = statistics.median(injected) - statistics.median(without)
-    print(f"injection adds {added * 1000:.1f} ms to an admission of {statistics.median(without) * 1000:.1f} ms")
+    figure(f"injection adds {added * 1000:.1f} ms to an admission of {statistics.median(without) * 1000:.1f} ms")
     assert added < 0.2
 
 
@@ -156,7 +158,7 @@ def _admissions(mesh: Mesh, ns: str) -> list[float]:
     return found[5:]
 
 
-def test_a_proxy_is_ready_soon_after_its_containers_start(mesh: Mesh) -> None:
+def test_a_proxy_is_ready_soon_after_its_containers_start(mesh: Mesh, figure: Callable[[str], None]) -> None:
     """From the first process's start, as the kernel has it, to the agent's word. The issue's figure is 3 s."""
     script = "cat /proc/uptime /proc/1/stat; date +%s.%N"
     took: dict[str, float] = {}
@@ -168,21 +170,31 @@ def test_a_proxy_is_ready_soon_after_its_containers_start(mesh: Mesh) -> None:
         up, stat, now = mesh.execute(target, "sh", "-c", script, container="istio-proxy").splitlines()
         started = float(now) - float(up.split()[0]) + int(stat.rpartition(")")[2].split()[19]) / 100
         took[deployment] = datetime.fromisoformat(ready[1]).timestamp() - started
-    print("ready after " + ", ".join(f"{k} {v:.2f} s" for k, v in took.items()))
+    figure("proxies ready after their containers' start: " + ", ".join(f"{k} {v:.2f} s" for k, v in took.items()))
     assert all(0 < t < 20 for t in took.values()), took
 
 
+def _typed(mesh: Mesh, title: str) -> str:
+    """Types the first block of a section of docs/kubernetes.md."""
+    page = (ROOT / "docs/kubernetes.md").read_text()
+    section = page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
+    block = re.search(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
+    assert block, title
+    done = mesh.run(["bash", "-euo", "pipefail", "-c", block[1]])
+    assert done.returncode == 0, f"{block[1]}{done.stdout}{done.stderr}"
+    return done.stdout
+
+
 def test_uninstall_leaves_nothing_behind_and_a_new_mesh_can_be_installed(mesh: Mesh) -> None:
-    mesh.istioctl("uninstall", "--purge", "-y")
-    mesh.kubectl("delete", "namespace", "istio-system")
+    """As docs/kubernetes.md has it: uninstall, precheck, install, label, restart."""
+    _typed(mesh, "Uninstall")
     try:
         eventually(lambda: _nothing_is_left(mesh))
-        before = mesh.istioctl("experimental", "precheck")
-        assert "✔ No issues found" in before, before
+        mesh.kubectl("label", "namespace", "default", "istio-injection-")
+        assert "✔ No issues found" in _typed(mesh, "Before")
     finally:
-        said = mesh.istioctl("install", "--set", "profile=demo", "-y")
+        said = _typed(mesh, "With istioctl")
         mesh.apply("bookinfo/networking/bookinfo-gateway.yaml")
-        mesh.kubectl("rollout", "restart", "deployment")
         for name in ("productpage-v1", "details-v1", "reviews-v1", "reviews-v2", "reviews-v3", "ratings-v1"):
             mesh.rolled_out(name)
     for line in INSTALLED:

@@ -7,7 +7,7 @@ import os
 import signal
 
 import pytest
-from mesh_rig import Load, LocalMesh, Mesh, eventually
+from mesh_rig import Load, Mesh, eventually
 
 DEPLOYMENTS = ("productpage-v1", "details-v1", "ratings-v1", "reviews-v1", "reviews-v2", "reviews-v3")
 
@@ -70,9 +70,9 @@ def test_a_rolling_restart_loses_no_request(mesh: Mesh, deployment: str) -> None
     _lost_nothing(load)
 
 
+@pytest.mark.both_homes
 @pytest.mark.parametrize("process", ["apiserver", "controllers", "node"])
 def test_a_killed_process_of_the_cluster_loses_nothing(mesh: Mesh, process: str) -> None:
-    assert isinstance(mesh, LocalMesh)
     before = mesh.process(process)
     pods = [p["metadata"]["uid"] for p in mesh.pods("default", "app")]
     with mesh.load() as load:

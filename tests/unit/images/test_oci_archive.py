@@ -66,6 +66,17 @@ def test_hard_links_point_at_the_name_that_comes_first() -> None:
         assert tar.getmember("z").islnk() and tar.getmember("z").linkname == "a"
 
 
+def test_no_file_gives_whoever_runs_it_the_rights_of_its_owner() -> None:
+    out = io.BytesIO()
+    with tarfile.open(fileobj=out, mode="w") as tar:
+        for name, kind, mode in (("su", tarfile.REGTYPE, 0o4755), ("mail", tarfile.DIRTYPE, 0o2775)):
+            entry = tarfile.TarInfo(name)
+            entry.type, entry.mode = kind, mode
+            tar.addfile(entry)
+    with tarfile.open(fileobj=io.BytesIO(oci.normalized(out.getvalue(), 0))) as tar:
+        assert {m.name: m.mode for m in tar} == {"su": 0o755, "mail": 0o2775}
+
+
 def test_every_digest_of_an_archive_is_that_of_its_blob_and_the_image_is_not_root(tmp_path: Path) -> None:
     layer = oci.normalized(_tar(("file", b"content")), 0)
     settings = _settings(labels={"org.opencontainers.image.version": "1.0"}, ports=(15012,))
