@@ -82,10 +82,10 @@ def _filters(view: GatewayListenerView, chain: GatewayChain) -> list[api.listene
             Position.GATEWAY,
             view.mesh,
             stat_prefix=f"outbound_{view.name}",
-            filters=http_filters(Position.GATEWAY, view.mesh, view.filters, ports=(view.port,)),
+            filters=http_filters(Position.GATEWAY, view.mesh, view.filters, ports=(view.port,), http=view.http),
             policies=view.filters,
             route_name=chain.route,
-            http10=view.http10,
+            http=view.http,
             topology=view.topology,
         )
         return [_over_quic(manager) if view.udp else manager]

@@ -240,7 +240,11 @@ def _name(port: InboundPort, where: int) -> str:
 
 def _http(view: InboundView, port: InboundPort, *, mutual_tls: bool = False) -> api.listener_components.Filter:
     host = VirtualHostView(
-        name=f"inbound|http|{port.service_port}", domains=port.domains, routes=port.routes, mesh=view.mesh
+        name=f"inbound|http|{port.service_port}",
+        domains=port.domains,
+        routes=port.routes,
+        include_attempt_count=view.http.attempts,
+        mesh=view.mesh,
     )
     return connection_manager(
         Position.INBOUND,
@@ -252,9 +256,10 @@ def _http(view: InboundView, port: InboundPort, *, mutual_tls: bool = False) -> 
             view.filters,
             grpc_web=port.protocol is Protocol.GRPC_WEB,
             ports=(port.port, port.service_port),
+            http=view.http,
         ),
         route_config=inbound_configuration(port.cluster, port.domains, port.routes, host),
-        http10=view.http10,
+        http=view.http,
         policies=view.filters,
         mutual_tls=mutual_tls,
     )

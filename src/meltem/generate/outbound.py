@@ -104,7 +104,7 @@ def distinct(chains: tuple[ChainView, ...]) -> list[ChainView]:
 
 def _http_chain(view: OutboundListenerView, chain: ChainView, *, sniffed: bool) -> FilterChain:
     alpn = tls.ALPN_HTTP_ISTIO if chain.kind == "auto" else ()
-    http = http_filters(Position.OUTBOUND, view.mesh, view.filters, alpn=alpn, ports=(view.port,))
+    http = http_filters(Position.OUTBOUND, view.mesh, view.filters, alpn=alpn, ports=(view.port,), http=view.http)
     if any(c.dynamic_dns for c in view.chains):
         http.insert(len(http) - 1, dynamic_hosts(view))
     manager = connection_manager(
@@ -114,7 +114,7 @@ def _http_chain(view: OutboundListenerView, chain: ChainView, *, sniffed: bool) 
         filters=http,
         policies=view.filters,
         route_name=chain.route,
-        http10=view.http10,
+        http=view.http,
     )
     made = FilterChain(filters=[manager])
     if sniffed:

@@ -14,12 +14,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING
 
-import msgspec
-
 from meltem.collections import Collection, Reader
 from meltem.graph import ingress
 from meltem.graph.model import Protocol, Workload, labels_match
-from meltem.objects import object_at, str_at
 from meltem.resources import networking
 from meltem.view import outbound
 from meltem.view.gateway_servers import (
@@ -35,10 +32,10 @@ from meltem.view.gateway_servers import (
 )
 from meltem.view.inbound import target_port
 from meltem.view.proxy import Proxy, ProxyKind
+from meltem.view.proxy_settings import topology_of
 from meltem.view.units import (
     GatewayChain,
     GatewayListenerView,
-    GatewayTopology,
     MeshOptions,
     RouteConfigView,
     RouteView,
@@ -181,7 +178,7 @@ class GatewayViews:
             for listener in self._listeners(reader, key, bind, port, same, options):
                 out[(key, listener.name, "listener")] = listener
         for name, same in sorted(by_route.items()):
-            out[(key, name, "route")] = _routes(name, same, options)
+            out[(key, name, "route")] = _routes(name, same, options, counted=key.scope.http.attempts)
         return out
 
     def _listeners(
@@ -205,14 +202,14 @@ class GatewayViews:
                     ipv6=key.scope.ipv6 and key.scope.ipv4 and not bind,
                     udp=udp,
                     chains=tuple(found),
-                    http10=key.scope.http10,
+                    http=key.scope.http,
                     topology=key.topology,
                     filters=self.views.filters_of(reader, key.scope),
                     mesh=options,
                 )
 
 
-def _routes(name: str, servers: list[Parts], options: MeshOptions) -> RouteConfigView:
+def _routes(name: str, servers: list[Parts], options: MeshOptions, *, counted: bool) -> RouteConfigView:
     """Virtual hosts of all servers that share the route configuration: one a host. Several rules for a host are merged
     in the order of their age, with what takes every request at the end."""
     rules: dict[str, list[RouteView]] = {}
@@ -231,6 +228,7 @@ def _routes(name: str, servers: list[Parts], options: MeshOptions) -> RouteConfi
             domains=(host,),
             routes=_ordered(rules.get(host, ())),
             require_tls=host in redirected,
+            include_attempt_count=counted,
             mesh=options,
         )
         for host in sorted({h for h in rules if rules[h]} | redirected)
@@ -257,19 +255,6 @@ def _longest_first(route: RouteView) -> tuple[int, bool]:
 
 def _takes_everything(route: RouteView) -> bool:
     return route.match is None or outbound.catches_all(route.match)
-
-
-def topology_of(proxy: Proxy) -> GatewayTopology:
-    """`gatewayTopology` of the proxy's own ProxyConfig; defaults where there is none."""
-    if "gatewayTopology" not in proxy.proxy_config:
-        return GatewayTopology()
-    given = object_at(msgspec.json.decode(proxy.proxy_config), "gatewayTopology")
-    trusted = given.get("numTrustedProxies")
-    return GatewayTopology(
-        trusted_proxies=max(0, int(trusted)) if isinstance(trusted, int | float) else 0,  # a node's numbers are floats
-        client_certificate=str_at(given, "forwardClientCertDetails"),
-        proxy_protocol=isinstance(given.get("proxyProtocol"), dict),
-    )
 
 
 __all__ = ["BoundServer", "GatewayKey", "GatewayViews", "is_http", "terminates_http"]

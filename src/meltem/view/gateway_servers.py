@@ -16,8 +16,9 @@ from meltem.graph.model import Protocol, declared_protocol, host_matches
 from meltem.graph.routing import Routing
 from meltem.resources import networking
 from meltem.view import outbound
+from meltem.view.proxy_settings import GatewayTopology
 from meltem.view.scope import Scope
-from meltem.view.units import ChainView, GatewayChain, GatewayTopology, RouteView
+from meltem.view.units import ChainView, GatewayChain, RouteView
 
 if TYPE_CHECKING:
     from meltem.view.views import Views

@@ -12,6 +12,7 @@ from meltem.graph.authn import PeerPolicy
 from meltem.graph.model import Port, Protocol, Service, Workload, declared_protocol
 from meltem.resources import networking
 from meltem.view.proxy import Proxy
+from meltem.view.proxy_settings import http_options
 from meltem.view.units import InboundPort, InboundView, MeshOptions, RouteView, WeightedCluster, WorkloadIdentity
 
 
@@ -72,7 +73,7 @@ def inbound_view(
         capture=proxy.interception != "NONE",
         passthrough=not restricted,
         identity=identity(proxy, workload),
-        http10=proxy.http10,
+        http=http_options(proxy),
         mesh=mesh,
     )
 

@@ -268,8 +268,9 @@ def http_virtual_hosts(
             routes = (default_route(view, service, target, port),)
         name = f"{service.hostname}:{port.number}"
         unit = VirtualHostView(
-            name=name, domains=service_domains(view, service, port.number), routes=tuple(routes), mesh=view.mesh
-        )
+            name=name, domains=service_domains(view, service, port.number), routes=tuple(routes), mesh=view.mesh,
+            include_attempt_count=view.scope.http.attempts
+        )  # fmt: skip
         if place is not None:
             if not place.number:
                 with_port = tuple(f"{d}:{port.number}" for d in unit.domains)

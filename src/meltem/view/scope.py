@@ -14,6 +14,7 @@ from meltem.graph.model import Protocol, Service, declared_protocol, host_matche
 from meltem.graph.routing import Routing
 from meltem.resources import networking
 from meltem.view.proxy import Proxy, ProxyKind
+from meltem.view.proxy_settings import HttpOptions, http_options
 
 
 class Scope(msgspec.Struct, frozen=True, order=True, cache_hash=True):
@@ -38,7 +39,7 @@ class Scope(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     capture: bool = True
     """Traffic is captured (REDIRECT or TPROXY); else listeners bind their ports."""
     dns_capture: bool = False
-    http10: bool = False
+    http: HttpOptions = HttpOptions()
     sni_dnat: bool = False
     """A gateway that takes TLS of other networks for services by their names (AUTO_PASSTHROUGH)."""
     policies: tuple[tuple[str, str, str], ...] = ()
@@ -84,7 +85,7 @@ def scope_of(
         by_delta=proxy.virtual_hosts_by_delta,
         capture=proxy.interception != "NONE",
         dns_capture=proxy.dns_capture,
-        http10=proxy.http10,
+        http=http_options(proxy),
         sni_dnat=sni_dnat,
     )
 

@@ -14,6 +14,7 @@ from meltem.resources import meshconfig, networking
 from meltem.resources.base import encode_hook
 from meltem.view.filters import NO_FILTERS, Filters
 from meltem.view.patching import PatchSet
+from meltem.view.proxy_settings import GatewayTopology, HttpOptions
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
@@ -238,7 +239,7 @@ class OutboundListenerView(Unit, frozen=True, kw_only=True):
     bind_to_port: bool = False
     passthrough: bool = True
     """What no chain takes goes where it was meant to; else it is refused."""
-    http10: bool = False
+    http: HttpOptions = HttpOptions()
     ipv4: bool = True
     ipv6: bool = False
     filters: Filters = NO_FILTERS
@@ -298,7 +299,7 @@ class InboundView(Unit, frozen=True, kw_only=True):
     passthrough: bool = True
     """Ports that no service has are let through too (no Sidecar ingress restricts them)."""
     identity: WorkloadIdentity = WorkloadIdentity()
-    http10: bool = False
+    http: HttpOptions = HttpOptions()
     patches: PatchSet | None = None
     filters: Filters = NO_FILTERS
     mesh: MeshOptions
@@ -321,16 +322,6 @@ class GatewayChain(Unit, frozen=True, kw_only=True):
     source: str = ""
 
 
-class GatewayTopology(Unit, frozen=True, kw_only=True, order=True):
-    """What stands before a gateway: ProxyConfig `gatewayTopology`."""
-
-    trusted_proxies: int = 0
-    client_certificate: str = ""
-    """What becomes of `x-forwarded-client-cert`: Envoy's name of it; empty: set anew from the connection."""
-    proxy_protocol: bool = False
-    """Connections begin with a PROXY protocol header."""
-
-
 class GatewayListenerView(Unit, frozen=True, kw_only=True):
     """One port of a gateway."""
 
@@ -341,7 +332,7 @@ class GatewayListenerView(Unit, frozen=True, kw_only=True):
     udp: bool = False
     """HTTP/3: a QUIC listener beside the TCP one."""
     chains: tuple[GatewayChain, ...] = ()
-    http10: bool = False
+    http: HttpOptions = HttpOptions()
     topology: GatewayTopology = GatewayTopology()
     filters: Filters = NO_FILTERS
     mesh: MeshOptions

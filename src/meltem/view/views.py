@@ -369,7 +369,14 @@ class Views:
             for port in sorted(ports):
                 routes = outbound.routes_for(asked, host, port, rules)
                 if routes:
-                    unit = VirtualHostView(name=f"{host}:{port}", domains=(host,), routes=routes, mesh=asked.mesh)
+                    counted = made.http.attempts
+                    unit = VirtualHostView(
+                        name=f"{host}:{port}",
+                        domains=(host,),
+                        routes=routes,
+                        include_attempt_count=counted,
+                        mesh=asked.mesh,
+                    )
                     out[("virtual host", made, (str(port), unit.name))] = unit
                     out[("chain", made, (made.wildcard, port, key, 0))] = ChainView(kind="http", route=str(port))
         return out
@@ -413,7 +420,7 @@ class Views:
                     chains=chains,
                     bind_to_port=own or not made.capture,
                     passthrough=view.passthrough if view is not None else True,
-                    http10=made.http10,
+                    http=made.http,
                     ipv4=made.ipv4,
                     ipv6=made.ipv6,
                     filters=self.filters_of(reader, made),

@@ -16,7 +16,8 @@ from meltem.generate import tls
 from meltem.generate.filters import access_log, authz, jwt, metrics, peers, telemetry, wasm
 from meltem.resources.networking import Tunnel
 from meltem.view.filters import NO_FILTERS, Filters, Tracer
-from meltem.view.units import GatewayTopology, MeshOptions, WeightedCluster
+from meltem.view.proxy_settings import GatewayTopology, HttpOptions
+from meltem.view.units import MeshOptions, WeightedCluster
 
 Filter = api.listener_components.Filter
 HttpFilter = api.hcm.HttpFilter
@@ -31,7 +32,10 @@ class Position(enum.Enum):
 
 
 NO_TOPOLOGY = GatewayTopology()
+PLAIN = HttpOptions()
+_APPENDING = (api.hcm.HttpConnectionManager.SANITIZE_SET, api.hcm.HttpConnectionManager.APPEND_FORWARD)
 _CLIENT_CERTIFICATES = {
+    "SANITIZE_SET": api.hcm.HttpConnectionManager.SANITIZE_SET,
     "SANITIZE": api.hcm.HttpConnectionManager.SANITIZE,
     "FORWARD_ONLY": api.hcm.HttpConnectionManager.FORWARD_ONLY,
     "APPEND_FORWARD": api.hcm.HttpConnectionManager.APPEND_FORWARD,
@@ -58,6 +62,7 @@ def http_filters(
     grpc_web: bool = False,
     alpn: tuple[str, ...] = (),
     ports: tuple[int, ...] = (),
+    http: HttpOptions = PLAIN,
 ) -> list[HttpFilter]:
     """`alpn`: what upstream mutual TLS is to offer, where the cluster cannot know (sniffed ports, gateways). `ports`:
     by which Wasm plugins may be limited to this chain."""
@@ -82,7 +87,9 @@ def http_filters(
     made.append(http_filter("envoy.filters.http.fault", api.fault.HTTPFault()))
     made.append(http_filter("envoy.filters.http.cors", api.cors.Cors()))
     made.append(telemetry.anchor("istio.stats"))
-    made.append(http_filter("envoy.filters.http.router", api.router.Router()))
+    made.append(
+        http_filter("envoy.filters.http.router", api.router.Router(suppress_envoy_headers=not http.debug_headers))
+    )
     return made
 
 
@@ -124,7 +131,7 @@ def connection_manager(
     filters: Iterable[HttpFilter],
     route_name: str = "",
     route_config: api.route.RouteConfiguration | None = None,
-    http10: bool = False,
+    http: HttpOptions = PLAIN,
     policies: Filters = NO_FILTERS,
     mutual_tls: bool = False,
     topology: GatewayTopology = NO_TOPOLOGY,
@@ -151,18 +158,11 @@ def connection_manager(
     manager.merge_slashes = merge
     if decode:
         manager.path_with_escaped_slashes_action = api.hcm.HttpConnectionManager.UNESCAPE_AND_FORWARD
-    if http10:
-        manager.http_protocol_options.accept_http_10 = True
+    _headers(manager, position, http)
     if inbound:
-        manager.server_name = "istio-envoy"
-        details = manager.SetCurrentClientCertDetails
-        manager.forward_client_cert_details = api.hcm.HttpConnectionManager.APPEND_FORWARD
-        manager.set_current_client_cert_details.CopyFrom(details(subject={"value": True}, dns=True, uri=True))
+        _forward_certificates(manager, http)
     elif position is Position.GATEWAY:
-        manager.server_name = "istio-envoy"
         _trust(manager, topology)
-    else:
-        manager.server_name = ""
     telemetry.tracing(manager, mesh, policies.telemetry.tracer)
     if route_config is not None:
         manager.route_config.CopyFrom(route_config)
@@ -174,15 +174,41 @@ def connection_manager(
     return Filter(name="envoy.filters.network.http_connection_manager", typed_config=api.pack(manager))
 
 
+def _headers(manager: api.hcm.HttpConnectionManager, position: Position, http: HttpOptions) -> None:
+    """Headers that the proxy adds."""
+    manager.server_name = http.server or ("" if position is Position.OUTBOUND else "istio-envoy")
+    if http.keep_server:
+        manager.server_name = ""
+        manager.server_header_transformation = api.hcm.HttpConnectionManager.PASS_THROUGH
+    if http.http10:
+        manager.http_protocol_options.accept_http_10 = True
+    if not http.request_id:
+        manager.generate_request_id.value = False
+    manager.append_x_forwarded_port = http.forwarded_port
+
+
+def _forward_certificates(manager: api.hcm.HttpConnectionManager, http: HttpOptions) -> None:
+    """The client's certificate, as a sidecar tells its application of it."""
+    manager.forward_client_cert_details = _CLIENT_CERTIFICATES.get(
+        http.client_certificate, api.hcm.HttpConnectionManager.APPEND_FORWARD
+    )
+    if manager.forward_client_cert_details in _APPENDING:
+        details = manager.set_current_client_cert_details
+        details.SetInParent()
+        for part in http.certificate_details:
+            if part == "subject":
+                details.subject.value = True
+            else:
+                setattr(details, part, True)
+
+
 def _trust(manager: api.hcm.HttpConnectionManager, topology: GatewayTopology) -> None:
     """Which addresses and client certificates of the proxies before a gateway are believed."""
     manager.xff_num_trusted_hops = topology.trusted_proxies
     manager.forward_client_cert_details = _CLIENT_CERTIFICATES.get(
         topology.client_certificate, api.hcm.HttpConnectionManager.SANITIZE_SET
     )
-    if manager.forward_client_cert_details in (
-        api.hcm.HttpConnectionManager.SANITIZE_SET, api.hcm.HttpConnectionManager.APPEND_FORWARD
-    ):  # fmt: skip
+    if manager.forward_client_cert_details in _APPENDING:
         details = manager.SetCurrentClientCertDetails(subject={"value": True}, cert=True, dns=True, uri=True)
         manager.set_current_client_cert_details.CopyFrom(details)
 
