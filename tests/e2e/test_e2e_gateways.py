@@ -306,7 +306,8 @@ def test_by_passthrough_nobody_reaches_a_workload_in_the_gateway_s_name(rig: Edg
 
 def test_proxies_before_the_gateway_are_believed_as_far_as_its_topology_says(rig: Edge) -> None:
     """One trusted proxy, and a load balancer that says by the PROXY protocol who called it."""
-    config = "gatewayTopology: {numTrustedProxies: 1, proxyProtocol: {}, forwardClientCertDetails: FORWARD_ONLY}"
+    config = "gatewayTopology: {numTrustedProxies: 1, proxyProtocol: {}, forwardClientCertDetails: FORWARD_ONLY}\n"
+    config += "proxyHeaders: {server: {value: edge}}"
     annotations = json.dumps({"inject.istio.io/templates": "gateway", "proxy.istio.io/config": config})
     rig.create(
         GATEWAY.format(name="behind", annotations=annotations)
@@ -327,6 +328,7 @@ def test_proxies_before_the_gateway_are_believed_as_far_as_its_topology_says(rig
         def believed() -> None:
             answer = ask("PROXY TCP4 192.0.2.7 192.0.2.8 1234 80\r\n")
             assert "200 OK" in answer
+            assert "server: edge\n" in answer
             headers = json.loads(answer.partition("\n\n")[2])["headers"]
             assert headers["X-Forwarded-For"] == ["203.0.113.1, 198.51.100.9,192.0.2.7"]
             assert headers["X-Envoy-External-Address"] == ["198.51.100.9"]

@@ -240,11 +240,7 @@ def _name(port: InboundPort, where: int) -> str:
 
 def _http(view: InboundView, port: InboundPort, *, mutual_tls: bool = False) -> api.listener_components.Filter:
     host = VirtualHostView(
-        name=f"inbound|http|{port.service_port}",
-        domains=port.domains,
-        routes=port.routes,
-        include_attempt_count=view.http.attempts,
-        mesh=view.mesh,
+        name=f"inbound|http|{port.service_port}", domains=port.domains, routes=port.routes, mesh=view.mesh
     )
     return connection_manager(
         Position.INBOUND,

@@ -253,6 +253,7 @@ class Resources:
                 fallback_cluster=(scope_view.egress_cluster if scope_view is not None else "")
                 or names.PASSTHROUGH_CLUSTER,
                 ignore_port=True,
+                include_attempt_count=scope.http.attempts,
                 mesh=self.views.mesh_options(reader),
             )
             return self._of_scope(scope, self.generators["routes"](unit))

@@ -66,6 +66,7 @@ def configuration(view: RouteConfigView) -> api.route.RouteConfiguration:
 
 def fallback_host(view: RouteConfigView) -> R.VirtualHost:
     """Hosts that the mesh does not know: let through to where they were meant, or 502 (as Istio answers them)."""
+    counted = view.include_attempt_count
     if view.fallback == "allow":
         action = R.Route(
             name=names.ALLOW_ANY,
@@ -75,9 +76,11 @@ def fallback_host(view: RouteConfigView) -> R.VirtualHost:
                 "timeout": {},
             },
         )
-        return R.VirtualHost(name=names.ALLOW_ANY, domains=["*"], routes=[action], include_request_attempt_count=True)
+        return R.VirtualHost(
+            name=names.ALLOW_ANY, domains=["*"], routes=[action], include_request_attempt_count=counted
+        )
     action = R.Route(name=names.BLOCK_ALL, match={"prefix": "/"}, direct_response={"status": 502})
-    return R.VirtualHost(name=names.BLOCK_ALL, domains=["*"], routes=[action], include_request_attempt_count=True)
+    return R.VirtualHost(name=names.BLOCK_ALL, domains=["*"], routes=[action], include_request_attempt_count=counted)
 
 
 def inbound_configuration(

@@ -234,7 +234,11 @@ def _routes(name: str, servers: list[Parts], options: MeshOptions, *, counted: b
         for host in sorted({h for h in rules if rules[h]} | redirected)
     ]
     if not hosts:
-        hosts = [VirtualHostView(name=f"blackhole:{number}", domains=("*",), routes=(), mesh=options)]
+        hosts = [
+            VirtualHostView(
+                name=f"blackhole:{number}", domains=("*",), routes=(), include_attempt_count=counted, mesh=options
+            )
+        ]
     return RouteConfigView(name=name, virtual_hosts=tuple(hosts), ignore_port=True, mesh=options)
 
 

@@ -189,6 +189,8 @@ class RouteConfigView(Unit, frozen=True, kw_only=True):
     """`allow` or `block` for hosts that no virtual host has; empty: none, as at gateways."""
     fallback_cluster: str = "PassthroughCluster"
     ignore_port: bool = False
+    include_attempt_count: bool = True
+    """Of the fallback."""
     mesh: MeshOptions
 
 
