@@ -266,9 +266,10 @@ class Batches:
             if one is None:
                 mine = layer.resources.keys() & names
                 one = Selection(Batch(tuple([layer.resources[n] for n in sorted(mine)])), names - mine)
-                if len(made.selections) >= _CACHED_SELECTIONS:
-                    del made.selections[next(iter(made.selections))]
-                made.selections[names] = one
+                if len(one.missing) <= len(mine):  # a client that makes names up keeps them to itself
+                    if len(made.selections) >= _CACHED_SELECTIONS:
+                        del made.selections[next(iter(made.selections))]
+                    made.selections[names] = one
             parts.append(one.batch)
             names = one.missing
             if not names:

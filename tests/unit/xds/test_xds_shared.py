@@ -88,6 +88,16 @@ def test_names_that_nobody_has_are_answered_among_many() -> None:
     assert client.log == [(ENDPOINT, tuple(sorted(NAMES)), ("nowhere",))]
 
 
+def test_names_that_a_client_makes_up_are_not_kept_for_others() -> None:
+    content, batches = large_mesh(), Batches()
+    layers = content.layers(ENDPOINT)
+    made_up = frozenset(f"no-{n}" for n in NAMES) | {"n1"}
+    assert [r.name for r in batches.select(layers, made_up).batch] == ["n1"]
+    assert batches.select(layers, made_up).batch is not batches.select(layers, made_up).batch
+    usual = batches.names(NAMES)
+    assert batches.select(layers, usual).batch is batches.select(layers, usual).batch
+
+
 def test_a_name_that_is_left_before_the_answer_is_not_answered() -> None:
     content = large_mesh()
     client = Client(content, batches=Batches())
