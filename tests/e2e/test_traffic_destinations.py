@@ -115,6 +115,23 @@ def test_a_sticky_canary_by_cookie_and_by_address(traffic: Traffic) -> None:
     assert len(traffic.versions("http://canary-address/", 20)) == 1
 
 
+def test_a_sticky_canary_holds_whatever_keeps_requests_on_endpoints(traffic: Traffic) -> None:
+    """A destination rule's own key, here a session, varies while the user does not."""
+    policy = "{loadBalancer: {consistentHash: {httpHeaderName: x-session}}}"
+    host = traffic.service("canary-hashed", policy=policy)
+    traffic.routes(
+        host, STICKY.format(host=host, first=50, second=50), annotations='{meltem.io/sticky: "header:x-user"}'
+    )
+    found: dict[str, set[str]] = {}
+    wants = [
+        {"url": f"http://{host}/", "count": 30, "headers": {"x-user": f"user-{user}", "x-session": "{n}"}}
+        for user in range(6)
+    ]
+    for user, answers in enumerate(traffic.ask(*wants)):
+        found[f"user-{user}"] = {a.version for a in answers}
+    assert all(len(versions) == 1 for versions in found.values()), found
+
+
 def test_settings_of_a_port_hold_for_that_port_only(traffic: Traffic) -> None:
     host = traffic.service(
         "ported",

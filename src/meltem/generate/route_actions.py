@@ -208,7 +208,7 @@ def _split_retry_on(text: str) -> tuple[list[str], list[int]]:
 
 
 def _hash_policy(policy: HashPolicy) -> R.RouteAction.HashPolicy:
-    made = R.RouteAction.HashPolicy()
+    made = R.RouteAction.HashPolicy(terminal=policy.alone)
     if policy.header:
         made.header.header_name = policy.header
     elif policy.cookie is not None:

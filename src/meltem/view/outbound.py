@@ -419,13 +419,14 @@ def _operation(clusters: list[WeightedCluster], host: str, port: int, match: net
 
 
 def _sticky(text: str) -> HashPolicy | None:
-    """`header:NAME`, `cookie:NAME` or `source-ip`."""
+    """`header:NAME`, `cookie:NAME` or `source-ip`. Envoy has one hash for the version and for its endpoint: were others
+    mixed in, a user's version would change with them."""
     kind, _, name = text.partition(":")
     if kind == "header" and name:
-        return HashPolicy(header=name)
+        return HashPolicy(header=name, alone=True)
     if kind == "cookie" and name:
-        return HashPolicy(cookie=networking.HTTPCookie(name=name))
-    return HashPolicy(source_ip=True) if kind == "source-ip" else None
+        return HashPolicy(cookie=networking.HTTPCookie(name=name), alone=True)
+    return HashPolicy(source_ip=True, alone=True) if kind == "source-ip" else None
 
 
 def destination_cluster(view: Outbound, destination: networking.Destination, listener_port: int) -> str:

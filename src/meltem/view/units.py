@@ -139,6 +139,8 @@ class HashPolicy(Unit, frozen=True, kw_only=True):
     cookie: networking.HTTPCookie | None = None
     query: str = ""
     source_ip: bool = False
+    alone: bool = False
+    """Where the request has it, the policies after it do not count."""
 
 
 class RouteView(Unit, frozen=True, kw_only=True):
