@@ -16,9 +16,15 @@ from meltem.objects import annotations_of
 SUPPRESS = "galley.istio.io/analyze-suppress"
 
 
-def run(context: Context, *, only: Sequence[str] = (), suppressions: Iterable[Suppression] = ()) -> list[Message]:
-    """An analyzer that fails costs only itself: it becomes an IST0001."""
-    found: set[Message] = set()
+def run(
+    context: Context,
+    *,
+    only: Sequence[str] = (),
+    suppressions: Iterable[Suppression] = (),
+    more: Iterable[Message] = (),
+) -> list[Message]:
+    """An analyzer that fails costs only itself: it becomes an IST0001. `more`: what was found by other means."""
+    found: set[Message] = set(more)
     wanted = [n for n in ANALYZERS if not only or any(n == o or n.startswith(f"{o}.") for o in map(_base, only))]
     for name in wanted:
         try:

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import click
 
 from meltem.cli.base import Command, Duration, Globals, run_async
-from meltem.errors import UserError
+from meltem.errors import EnvironmentError_, UserError
 
 if TYPE_CHECKING:
     from meltem.analyze.context import Context
@@ -118,7 +118,8 @@ def analyze(
                        revision=revision, timeout=timeout, any_files=bool(files))  # fmt: skip
     if verbose:
         click.echo(f"Analyzed {len(context.world.objects)} objects with {len(ANALYZERS)} analyzers.", err=True)
-    found = run(context, only=only, suppressions=hidden)
+    tried = () if only and "envoyfilter" not in "".join(only) else _tried(placed, context)
+    found = run(context, only=only, suppressions=hidden, more=tried)
     shown = [m for m in found if m.level >= _level(output_threshold)]
     where = "all namespaces" if all_namespaces else f"namespace: {namespace}"
     what = where if use_kube else ", ".join(files)
@@ -128,6 +129,28 @@ def analyze(
     if unread and not ignore_unknown:
         return FOUND
     return _verdict(found, failure_threshold, output)
+
+
+def _tried(placed: list[Placed], context: Context) -> list[Message]:
+    """What the real Envoy says against EnvoyFilters of files; those of the cluster istiod has tried."""
+    from meltem.analyze.context import message
+    from meltem.objects import str_at
+    from meltem.simulate.envoy_filters import refused
+    from meltem.simulate.world import key_of
+
+    found: list[Message] = []
+    others = list(context.world.objects.values())
+    for one in placed:
+        if str_at(one.obj, "kind") != "EnvoyFilter":
+            continue
+        try:
+            said = run_async(refused(one, [p for p in others if key_of(p.obj) != key_of(one.obj)]))
+        except EnvironmentError_ as error:
+            click.echo(f"warning: EnvoyFilters are not tried on Envoy: {error.what}", err=True)
+            return found
+        if said:
+            found.append(message("IST0106", one, said, "spec"))
+    return found
 
 
 def findings_of_cluster(settings: Globals, istio_namespace: str, timeout: float = 30) -> list[Message]:

@@ -34,7 +34,7 @@ BATCH = 64
 """Resources tried at once."""
 REMEMBERED = 10_000
 LOOK_SECONDS = 1.0
-PATIENCE = 5.0
+PATIENCE = 10.0
 """Seconds that a proxy which has just connected waits for trials."""
 _UNSUSPECTED = Trial()
 log = structlog.stdlib.get_logger("guard")

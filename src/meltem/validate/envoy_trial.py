@@ -22,7 +22,7 @@ from meltem.envoyapi import Resource
 from meltem.generate.patched import Job, with_patches
 from meltem.graph.inputs import Trial
 from meltem.objects import Json, JsonObject
-from meltem.validate.envoy_check import CRASH, SDS_DIRECTORY, SECRET_FILES, readable, validate
+from meltem.validate.envoy_check import CRASH, ELSEWHERE, SDS_DIRECTORY, SECRET_FILES, readable, validate
 from meltem.view.patching import OnePatch, patch_set
 
 NICENESS = 10
@@ -30,8 +30,6 @@ MOST_REFUSALS = 20
 """EnvoyFilters that are looked for on one resource."""
 _MARK = "~trial"
 _MARKED = re.compile(rf"{_MARK}\d+")
-_ELSEWHERE = re.compile(r"[Ii]nvalid path|does not exist|[Uu]nable to read file|existing path|No such file")
-"""Files that only the proxy has: what Envoy says here of them says nothing."""
 _ADS = "trial-ads"
 
 
@@ -69,7 +67,7 @@ class Trier:
             said = await self._said(job, patches)
             if not said:
                 break
-            if _ELSEWHERE.search(said):
+            if ELSEWHERE.search(said):
                 return Trial(tuple(refused), note=said)
             culprit, said = await self._first(job, patches, said)
             if not await self._innocent(job):

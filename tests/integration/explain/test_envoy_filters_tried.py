@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
+from meltem.cli import main
 from meltem.simulate.envoy_filters import refused
 from meltem.simulate.origin import read_text
 
@@ -36,3 +39,20 @@ async def test_what_envoy_refuses_is_told_in_its_words(script: str, said: str) -
     found = await refused(placed[0], placed)
     assert said in found
     assert bool(found) == bool(said)
+
+
+@pytest.mark.parametrize(("script", "code"), [("function envoy_on_request(h) end", 0), ("function oops(", 79)])
+def test_analyze_tries_envoy_filters_of_files(
+    script: str, code: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "filter.yaml"
+    file.write_text(FILTER.replace("SCRIPT", script))
+    assert main.run(["analyze", "--use-kube=false", str(file)]) == code
+    said = capsys.readouterr().out
+    assert ("Error [IST0106] (EnvoyFilter default/script" in said and "oops" in said) == bool(code)
+
+
+async def test_files_that_only_a_proxy_has_are_no_fault() -> None:
+    value = '{inline_string: "SCRIPT"}'
+    placed = read_text(FILTER.replace(value, "{filename: /etc/only/on/the/proxy.lua}"), "filter.yaml", "default")
+    assert await refused(placed[0], placed) == ""
