@@ -206,9 +206,9 @@ def test_while_it_is_ill_nothing_is_sent_to_it(rig: Rig) -> None:
     eventually(lambda: rig.answers(f"http://legacy.{rig.where}/"))
 
 
-def test_started_again_without_its_first_token_it_signs_in_with_its_certificate(rig: Rig) -> None:
+def started_again(rig: Rig) -> None:
+    """Stops the proxy, starts it, and waits until istiod has seen it connect anew."""
     connected = annotations_of(rig.entry())["istio.io/connectedAt"]
-    rig.machine.run("rm", "/var/run/secrets/tokens/istio-token")
     rig.stop_proxy()
     rig.start_proxy()
 
@@ -225,6 +225,47 @@ def test_started_again_without_its_first_token_it_signs_in_with_its_certificate(
         log = (rig.machine.place / "proxy.log").read_text()
         raise AssertionError(f"{error}\n{log[-4000:]}") from None
     eventually(lambda: rig.answers(f"http://legacy.{rig.where}/"))
+
+
+def test_without_its_first_token_it_signs_in_with_its_certificate(rig: Rig) -> None:
+    rig.machine.run("rm", "/var/run/secrets/tokens/istio-token")
+    started_again(rig)
+
+
+def test_it_reaches_istiod_through_a_gateway_that_passes_tls_on(rig: Rig) -> None:
+    rig.mesh.create(
+        """
+apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: t-istiod}
+spec:
+  selector: {istio: ingressgateway}
+  servers:
+  - port: {number: 15443, name: tls-istiod, protocol: TLS}
+    tls: {mode: PASSTHROUGH}
+    hosts: [istiod.istio-system.svc]
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {name: t-istiod}
+spec:
+  hosts: [istiod.istio-system.svc]
+  gateways: [t-istiod]
+  tls:
+  - match: [{port: 15443, sniHosts: [istiod.istio-system.svc]}]
+    route: [{destination: {host: istiod.istio-system.svc.cluster.local, port: {number: 15012}}}]
+""",
+        "istio-system",
+    )
+    try:
+        hosts = f"127.0.0.1 localhost\n{rig.machine.address} legacy\n{rig.mesh.gateway} istiod.istio-system.svc\n"
+        rig.machine.run("sh", "-c", 'printf %s "$0" > /etc/hosts', hosts)
+        settings = "PILOT_ADDRESS=istiod.istio-system.svc:15443\n"
+        rig.machine.run("sh", "-c", 'printf %s "$0" > /var/lib/istio/envoy/sidecar.env', settings)
+        started_again(rig)
+        assert ":15443, valid for" in (rig.machine.place / "proxy.log").read_text()
+    finally:
+        rig.mesh.kubectl("delete", "gateways.networking.istio.io,virtualservices", "t-istiod", "-n", "istio-system")
 
 
 def test_when_it_is_gone_its_entry_goes(rig: Rig) -> None:

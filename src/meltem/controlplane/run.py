@@ -64,6 +64,7 @@ from meltem.xds.subscription import SyncState, in_short
 
 log = structlog.stdlib.get_logger("istiod")
 T = TypeVar("T")
+_MODULES_SECONDS = 20.0
 
 
 class Serving(Protocol):
@@ -181,6 +182,7 @@ class ControlPlane:
                 for name, work in self._work(authority, serving, tls):
                     tasks.append(group.create_task(work, name=name))
                 await self._stoppable(self.feed.wait())
+                await self._stoppable(self.wasm.settled(_MODULES_SECONDS))
                 self.ready = not self._stopping.is_set()
                 if self.ready:
                     settle_memory()

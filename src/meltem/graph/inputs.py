@@ -23,8 +23,8 @@ _NOT_KINDS = (
 )  # fmt: skip
 
 
-WasmKey = tuple[str, str, str]
-"""namespace and name of a WasmPlugin, its URL"""
+WasmKey = tuple[str, str]
+"""namespace and name of a WasmPlugin"""
 FAILED = "failed"
 """In place of a checksum: the module cannot be had."""
 
@@ -48,7 +48,8 @@ class Inputs:
         self.cluster_networks: Source[str, str] = graph.source("cluster networks")
         """Cluster id → its default network."""
         self.wasm_modules: Source[WasmKey, str] = graph.source("wasm modules")
-        """A Wasm plugin (an image, or one without checksum) → sha256 of the module that istiod found, or FAILED."""
+        """A Wasm plugin (an image, or one without checksum) → sha256 of the module that istiod serves, or FAILED. No
+        entry: it is still being fetched for the first time."""
         self.wasm_server: Source[str, str] = graph.source("wasm server")
         """The one entry has the empty key: where proxies get those modules (`http://istiod.istio-system.svc:15014`)."""
         self.guarded: Source[str, bool] = graph.source("guarded")

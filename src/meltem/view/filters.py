@@ -56,7 +56,7 @@ class WasmModule(msgspec.Struct, frozen=True, kw_only=True):
     url: str = ""
     """What is fetched: the plugin's own URL, or istiod's for an image."""
     sha256: str = ""
-    """Of the module; empty as long as nobody knows it."""
+    """Of the module; empty for one of a file."""
     failed: bool = False
     """The module cannot be had."""
 

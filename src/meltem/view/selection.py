@@ -117,9 +117,11 @@ class Selection:
             spec = plugin.spec
             sha256, url, cluster = spec.sha256, spec.url, ""
             if served_by_istiod(spec):
-                sha256 = reader.get(self.mesh.inputs.wasm_modules, (plugin.namespace, plugin.name, url)) or ""
+                sha256 = reader.get(self.mesh.inputs.wasm_modules, (plugin.namespace, plugin.name)) or ""
+                if not sha256:
+                    continue  # on its way: in force when istiod has it
                 origin = reader.get(self.mesh.inputs.wasm_server, "") or f"http://istiod.{root}.svc:15014"
-                url = f"{origin}/wasm/{sha256 or 'unknown'}"
+                url = f"{origin}/wasm/{sha256}"
             if url.startswith("http"):
                 host, port = host_and_port(url)
                 cluster = self.cluster_of(reader, host, port, "") or fetch_cluster(url)

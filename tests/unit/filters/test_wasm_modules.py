@@ -35,7 +35,7 @@ def inbound(known: str, *, server: str = "", **spec: str) -> str:
     files.load(engine, SERVICE + plugin)
     with engine.graph.transaction():
         if known:
-            engine.inputs.wasm_modules.set(("foo", "plugin", URL), known)
+            engine.inputs.wasm_modules.set(("foo", "plugin"), known)
         if server:
             engine.inputs.wasm_server.set("", server)
     engine.connect(PROXY)
@@ -49,9 +49,8 @@ def test_an_image_is_fetched_from_istiod_by_its_checksum() -> None:
     assert f"{canary}/wasm/{SHA}" in made and "fetch|15014|http|istiod-canary.mesh.svc" in made
 
 
-def test_as_long_as_nobody_knows_it_no_module_is_loaded() -> None:
-    made = inbound("")
-    assert "/wasm/unknown" in made and "0" * 64 in made
+def test_it_is_in_force_when_istiod_has_it() -> None:
+    assert "foo.plugin" not in inbound("")
 
 
 @pytest.mark.parametrize(("kind", "closed"), [("HTTP", "http.fault"), ("NETWORK", "network.rbac")])

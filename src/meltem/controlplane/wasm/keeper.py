@@ -1,9 +1,9 @@
 """The Wasm modules that istiod fetches for its proxies: those of images, and those whose checksum nobody gave.
 
 In: WasmPlugins as they change, pull secrets. Out: `inputs.wasm_modules` (what each plugin's module is, or that it
-cannot be had), and the modules themselves by checksum, which `/wasm/<sha256>` serves. A plugin whose module cannot be
-had keeps the one that it had; without one its failStrategy decides, the reason stands in its status, and it is tried
-again after 5 s, 10 s … 5 minutes.
+cannot be had), and the modules themselves by checksum, which `/wasm/<sha256>` serves. A plugin is in force when its
+module is here; one whose new image is on its way keeps the former. Where none can be had its failStrategy decides, the
+reason stands in its status, and it is tried again after 5 s, 10 s … 5 minutes.
 """
 
 from __future__ import annotations
@@ -174,6 +174,13 @@ class WasmKeeper:
         finally:
             self.modules.close()
 
+    async def settled(self, seconds: float) -> None:
+        """Until every plugin's module was fetched, or could not be, or the time is over: an istiod that starts must not
+        send proxies a configuration without the plugins that they have."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(seconds), self._arrived:
+                await self._arrived.wait_for(lambda: all(k in self._inputs.wasm_modules for k in self._wanted))
+
     async def serve(self, request: web.Request) -> web.StreamResponse:
         """`/wasm/<sha256>`. Another istiod may have told the proxy of a module that is still on its way here."""
         checksum = request.match_info["checksum"]
@@ -198,7 +205,7 @@ class WasmKeeper:
                 continue
             self._settled(key)
             self._have[key] = (wanted, checksum)
-            await self._tell(key, wanted, checksum)
+            await self._tell(key, checksum)
             log.info("module fetched", plugin="/".join(key), url=wanted.url, sha256=checksum)
             self._tasks.pop(key, None)
             self._sweep()
@@ -209,16 +216,13 @@ class WasmKeeper:
         kept = before[1] if before is not None and before[0].url == wanted.url else FAILED
         log.warning("module not fetched", plugin="/".join(key), url=wanted.url, reason=reason, kept=kept != FAILED)
         self._reasons[key] = self._problems["WasmPlugin", *key] = f"the module cannot be fetched: {reason}"
-        await self._tell(key, wanted, kept)
+        await self._tell(key, kept)
 
-    async def _tell(self, key: Key, wanted: Wanted, value: str) -> None:
+    async def _tell(self, key: Key, value: str) -> None:
         with self._graph.transaction():
-            before = self._have.get(key)
-            for old in [k for k in self._inputs.wasm_modules if k[:2] == key and k[2] != wanted.url]:
-                self._inputs.wasm_modules.delete(old)
-            self._inputs.wasm_modules.set((*key, wanted.url), value)
-            if before is not None and value == FAILED:
-                del self._have[key]
+            self._inputs.wasm_modules.set(key, value)
+            if value == FAILED:
+                self._have.pop(key, None)
         async with self._arrived:
             self._arrived.notify_all()
 
@@ -226,8 +230,7 @@ class WasmKeeper:
         self._have.pop(key, None)
         self._settled(key)
         with self._graph.transaction():
-            for old in [k for k in self._inputs.wasm_modules if k[:2] == key]:
-                self._inputs.wasm_modules.delete(old)
+            self._inputs.wasm_modules.delete(key)
         self._sweep()
 
     def _settled(self, key: Key) -> None:

@@ -4,9 +4,8 @@ In: the modules of a chain, in order. Out: filters of one phase. Code comes from
 fetches it over HTTP(S) itself and checks its sha256; images are unpacked and served by istiod (`view/selection.py`
 makes the URL).
 
-Envoy fetches remote code only when it knows its checksum. Where the plugin does not say it, istiod finds it out (input
-`wasm_modules`); until then the module is not loaded, and what becomes of traffic is what its failStrategy says.
-The same holds for a module that istiod could not fetch: no filter, or one that refuses everything, takes its place.
+Envoy fetches remote code only when it knows its checksum; where the plugin does not say it, istiod has found it out. In
+place of a module that istiod could not fetch stands no filter, or one that refuses everything, as failStrategy says.
 """
 
 from __future__ import annotations
@@ -17,8 +16,6 @@ from collections.abc import Iterable
 from meltem import envoyapi as api
 from meltem.view.filters import Filters, WasmModule
 
-NEVER = "0" * 64
-"""A checksum that no module has: what is not known is not loaded."""
 RUNTIME = "envoy.wasm.runtime.v8"
 _POLICIES = {
     "FAIL_CLOSE": api.wasm.FailurePolicy.FAIL_CLOSED,
@@ -86,7 +83,7 @@ def _config(module: WasmModule) -> api.wasm.PluginConfig:
         remote.http_uri.uri = module.url
         remote.http_uri.cluster = module.cluster
         remote.http_uri.timeout.CopyFrom(api.duration(30))
-        remote.sha256 = module.sha256 or NEVER
+        remote.sha256 = module.sha256
         remote.retry_policy.num_retries.value = 3
     for variable in spec.vm_config.env if spec.vm_config is not None else ():
         if variable.value_from == "HOST":
