@@ -75,6 +75,8 @@ def values_of(installation: Installation) -> JsonObject:
     if mesh:
         values["meshConfig"] = mesh
     values["ownerName"] = installation.owner
+    # With the plugin on the nodes, injected pods need no container that sets the rules.
+    ensure_object(ensure_object(values, "pilot"), "cni").setdefault("enabled", enabled(installation, "cni"))
     return values
 
 

@@ -11,10 +11,11 @@ import pytest
 
 from meltem.agent.capture import config
 from meltem.agent.cni import netconf, plugin
-from meltem.agent.cni.installer import Settings, ensure, remove
+from meltem.agent.cni.installer import Settings, ensure, remove, settings_of
+from meltem.agent.cni.kube import ApiServer, Refused
 from meltem.agent.cni.pods import decide
 from meltem.agent.cni.repair import broken
-from meltem.errors import UserError
+from meltem.errors import EnvironmentError_, UserError
 
 
 def _pod(
@@ -127,6 +128,47 @@ def test_without_the_installer_the_pod_is_tried_again_and_not_started_uncaptured
     assert plugin.run(*_request(tmp_path / "nobody")) == 1
     said = json.loads(capsys.readouterr().out)
     assert said["code"] == plugin.TRY_AGAIN and "istio-cni-node" in said["msg"]
+
+
+@pytest.mark.parametrize(
+    ("namespace", "pod", "starts"),
+    [("kube-system", "dns", True), ("mesh", "istio-cni-node-x7k2p", True), ("mesh", "web", False),
+     ("a", "istio-cni-node-x7k2p", False)],
+)  # fmt: skip
+def test_the_installers_own_pod_and_excluded_namespaces_start_without_it(
+    namespace: str, pod: str, starts: bool, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    environment = {"POD_NAMESPACE": "mesh", "POD_NAME": "istio-cni-node-abcde", "EXCLUDE_NAMESPACES": "kube-system"}
+    entry = {**settings_of(environment).entry, "plugin_socket": str(tmp_path / "nobody"), "prevResult": {"ips": [1]}}
+    arguments = f"K8S_POD_NAMESPACE={namespace};K8S_POD_NAME={pod}"
+    status = plugin.run({"CNI_COMMAND": "ADD", "CNI_ARGS": arguments}, json.dumps(entry))
+    assert (status == 0) is starts
+    assert ("ips" in capsys.readouterr().out) is starts
+
+
+@pytest.mark.parametrize(
+    ("status", "found", "gone"),
+    [
+        (200, {"metadata": {}}, False),
+        (200, {"metadata": {"deletionTimestamp": "2026-01-01T00:00:00Z"}}, True),
+        (404, {}, True),
+        (403, {}, True),
+        (500, {}, False),
+        (0, {}, False),
+    ],
+)
+def test_the_plugin_leaves_the_node_when_its_daemon_set_does(
+    status: int, found: dict[str, object], gone: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def answer(*_: object, **__: object) -> dict[str, object]:
+        if status == 0:
+            raise EnvironmentError_("the API server cannot be asked: refused")
+        if status != 200:
+            raise Refused("no", where="x", status=status)
+        return found
+
+    monkeypatch.setattr(ApiServer, "_request", answer)
+    assert ApiServer({}).uninstalled("mesh", "istio-cni-node") is gone
 
 
 def test_pods_whose_validation_failed_are_found() -> None:

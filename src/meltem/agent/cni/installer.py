@@ -3,7 +3,7 @@
 In: the environment that the chart's ConfigMap gives. Out: the plugin's file, the runtime's list with the plugin in it
 (put back within seconds when something else writes the list), a socket that sets the capture rules of a pod, `/readyz`
 on 8000 and `/metrics` on 15014. When the pod ends the plugin stays, so that no pod starts uncaptured while the pod is
-replaced; `install-cni --remove` takes it off a node.
+replaced; it goes when the DaemonSet goes. `install-cni --remove` takes it off a node by hand.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ class Settings:
     excluded: frozenset[str] = frozenset()
     nftables: bool = False
     node: str = ""
+    own_namespace: str = ""
+    daemon_set: str = ""
     ready_port: int = 8000
     metrics_port: int = 15014
     repair: RepairOptions = field(default_factory=RepairOptions)
@@ -50,7 +52,14 @@ class Settings:
     @property
     def entry(self) -> dict[str, object]:
         """The plugin's entry in the runtime's list."""
-        return {"type": netconf.PLUGIN, "name": netconf.PLUGIN, "plugin_socket": str(self.socket)}
+        return {
+            "type": netconf.PLUGIN,
+            "name": netconf.PLUGIN,
+            "plugin_socket": str(self.socket),
+            "exclude_namespaces": sorted(self.excluded),
+            "own_namespace": self.own_namespace,
+            "own_pods": f"{self.daemon_set}-" if self.daemon_set else "",
+        }
 
 
 def settings_of(environment: Mapping[str, str]) -> Settings:
@@ -64,6 +73,8 @@ def settings_of(environment: Mapping[str, str]) -> Settings:
         excluded=excluded,
         nftables=on("NATIVE_NFTABLES", False),
         node=environment.get("NODE_NAME", ""),
+        own_namespace=environment.get("POD_NAMESPACE", ""),
+        daemon_set=environment.get("POD_NAME", "").rpartition("-")[0],
         repair=RepairOptions(
             enabled=on("REPAIR_ENABLED", True),
             label=on("REPAIR_LABEL_PODS", False),
@@ -248,11 +259,15 @@ def _log(line: str) -> None:
 
 
 async def _main(settings: Settings) -> None:
-    work = asyncio.ensure_future(Installer(settings, ApiServer()).run())
+    server = ApiServer()
+    work = asyncio.ensure_future(Installer(settings, server).run())
     for number in (signal.SIGINT, signal.SIGTERM):
         asyncio.get_running_loop().add_signal_handler(number, work.cancel)
     with contextlib.suppress(asyncio.CancelledError):
         await work
+    if settings.daemon_set and server.uninstalled(settings.own_namespace, settings.daemon_set):
+        remove(settings)
+        _log("the plugin is off the node: its DaemonSet is gone")
 
 
 def main() -> int:

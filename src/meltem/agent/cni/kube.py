@@ -19,6 +19,14 @@ ACCOUNT = Path("/var/run/secrets/kubernetes.io/serviceaccount")
 _TIMEOUT = 10.0
 
 
+class Refused(EnvironmentError_):
+    """The API server answered with an error; `status` is HTTP's."""
+
+    def __init__(self, message: str, *, where: str, status: int) -> None:
+        super().__init__(message, where=where)
+        self.status = status
+
+
 class ApiServer:
     """The cluster that this pod lives in."""
 
@@ -45,7 +53,21 @@ class ApiServer:
         body = {"metadata": {"labels": {key: value}}}
         self._request("PATCH", f"/api/v1/namespaces/{namespace}/pods/{name}", body)
 
-    def _request(self, method: str, path: str, body: Mapping[str, object] | None = None) -> dict[str, object]:
+    def uninstalled(self, namespace: str, daemon_set: str) -> bool:
+        """Whether the DaemonSet is gone or going. Rights that were taken from us say so too: they go with it. A server
+        that cannot be reached says nothing."""
+        try:
+            found = self._request("GET", f"/apis/apps/v1/namespaces/{namespace}/daemonsets/{daemon_set}", timeout=3)
+        except Refused as error:
+            return error.status in (401, 403, 404)
+        except EnvironmentError_:
+            return False
+        metadata = found.get("metadata")
+        return isinstance(metadata, dict) and "deletionTimestamp" in metadata
+
+    def _request(
+        self, method: str, path: str, body: Mapping[str, object] | None = None, timeout: float = _TIMEOUT
+    ) -> dict[str, object]:
         kind = "application/merge-patch+json" if method == "PATCH" else "application/json"
         request = urllib.request.Request(
             self._base + path, method=method, data=json.dumps(body).encode() if body is not None else None
@@ -54,11 +76,11 @@ class ApiServer:
         try:
             request.add_header("Authorization", "Bearer " + (self._account / "token").read_text().strip())
             context = ssl.create_default_context(cafile=str(self._account / "ca.crt"))
-            with urllib.request.urlopen(request, timeout=_TIMEOUT, context=context) as response:
+            with urllib.request.urlopen(request, timeout=timeout, context=context) as response:
                 decoded: object = json.loads(response.read())
         except urllib.error.HTTPError as error:
             said = error.read(400).decode(errors="replace")
-            raise EnvironmentError_(f"the API server answered {error.code}: {said}", where=path) from None
+            raise Refused(f"the API server answered {error.code}: {said}", where=path, status=error.code) from None
         except (OSError, ValueError) as error:
             raise EnvironmentError_(f"the API server cannot be asked: {error}", where=path) from None
         return cast("dict[str, object]", decoded) if isinstance(decoded, dict) else {}

@@ -4,7 +4,8 @@ It runs on the host, where there may be no Python library of ours, no iptables, 
 launcher for what is there). So it does nothing itself: it hands the runtime's request to the installer's socket and
 waits. In: CNI's environment and the network configuration on standard input. Out: the previous plugin's result on
 standard output, or CNI's error object and status 1: then the runtime tries the pod again later, rather than starting it
-uncaptured. This file imports nothing of ours: the installer copies it as it is.
+uncaptured. Pods of excluded namespaces and the installer's own are not asked about: they must start when it is away.
+This file imports nothing of ours: the installer copies it as it is.
 """
 
 import json
@@ -45,6 +46,15 @@ def pairs(text: str) -> "dict[str, str]":
     return dict(part.split("=", 1) for part in text.split(";") if "=" in part)
 
 
+def left_alone(config: "dict[str, object]", namespace: str, pod: str) -> bool:
+    """Pods that must start without the installer: those of excluded namespaces, and the installer's own."""
+    excluded = config.get("exclude_namespaces")
+    if isinstance(excluded, list) and namespace in excluded:
+        return True
+    own = str(config.get("own_pods", ""))
+    return bool(own) and namespace == config.get("own_namespace") and pod.startswith(own)
+
+
 def run(environment: "dict[str, str]", text: str) -> int:
     command = environment.get("CNI_COMMAND", "")
     if command == "VERSION":
@@ -63,7 +73,7 @@ def run(environment: "dict[str, str]", text: str) -> int:
         "namespace": arguments.get("K8S_POD_NAMESPACE", ""),
         "netns": environment.get("CNI_NETNS", ""),
     }
-    if request["pod"]:
+    if request["pod"] and not left_alone(config, request["namespace"], request["pod"]):
         try:
             answer = ask(str(config.get("plugin_socket", DEFAULT_SOCKET)), request)
         except (OSError, ValueError) as error:
