@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from meltem.errors import UserError
@@ -103,6 +103,8 @@ def test_deep_text_is_refused_or_evaluated(text: str) -> None:
         compile_cel(text).evaluate({})
 
 
+@example("1.?")
+@example("1.")
 @given(st.text("()[]{}.,:?&|!+-*/<>='\"1ax _", max_size=30))
 def test_any_text_compiles_or_is_refused(text: str) -> None:
     with contextlib.suppress(UserError):

@@ -179,17 +179,14 @@ class _Parser:
             if count > 200:
                 raise _syntax(self.text, self.now.at, "more than 200 selections in a row")
             if self.accept("."):
-                token = self.take()
-                if token.kind not in ("name", "quoted"):
-                    raise _syntax(self.text, token.at, f"found '{token.text}', expected a field")
+                token = self.field()
                 name = token.text.strip("`")
                 if token.kind == "name" and self.accept("("):
                     node = Node("member", name, (node, *self.arguments(")", depth)[0]))
                 else:
                     node = Node("select", name, (node,))
             elif self.accept(".?"):
-                token = self.take()
-                node = Node("optselect", token.text.strip("`"), (node,))
+                node = Node("optselect", self.field().text.strip("`"), (node,))
             elif self.accept("["):
                 index = self.expression(depth + 1)
                 self.expect("op", "]")
@@ -200,6 +197,12 @@ class _Parser:
                 node = Node("optindex", None, (node, index))
             else:
                 return node
+
+    def field(self) -> _Token:
+        token = self.now
+        if token.kind not in ("name", "quoted"):
+            raise _syntax(self.text, token.at, f"found '{token.text or '<EOF>'}', expected a field")
+        return self.take()
 
     def arguments(self, close: str, depth: int) -> tuple[tuple[Node, ...], tuple[bool, ...]]:
         """Expressions up to the closing bracket, each with whether `?` marks it as optional."""
