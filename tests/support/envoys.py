@@ -52,8 +52,9 @@ class Seen(NamedTuple):
 class Backend:
     """An HTTP server that remembers its requests; `handler` decides what it answers (its name by default)."""
 
-    def __init__(self, name: str, handler: Handler | None) -> None:
+    def __init__(self, name: str, handler: Handler | None, loopback: str = "127.0.0.1") -> None:
         self.name = name
+        self._loopback = loopback
         self.port = 0
         self.seen: list[Seen] = []
         self._handler = handler
@@ -64,7 +65,7 @@ class Backend:
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0)
         await self._runner.setup()
-        site = web.TCPSite(self._runner, "127.0.0.1", port)
+        site = web.TCPSite(self._runner, self._loopback, port)
         await site.start()
         self.port = cast("tuple[str, int]", self._runner.addresses[0])[1]
 
@@ -106,8 +107,10 @@ def free_port(kind: socket.SocketKind = socket.SOCK_STREAM) -> int:
 class Rig:
     """Owner of everything that a test starts."""
 
-    def __init__(self, directory: Path) -> None:
+    def __init__(self, directory: Path, loopback: str = "127.0.0.1") -> None:
+        """`loopback`: where listeners and backends are, `::1` for IPv6."""
         self.directory = directory
+        self.loopback = loopback
         self.backends: dict[tuple[str, int], tuple[str, int]] = {}
         self._backends: list[Backend] = []
         self._envoys: list[Running] = []
@@ -136,10 +139,10 @@ class Rig:
 
     async def backend(self, address: str, port: int, handler: Handler | None = None) -> Backend:
         """A server in place of the endpoint with that address and port."""
-        made = Backend(f"{address}:{port}", handler)
+        made = Backend(f"{address}:{port}", handler, self.loopback)
         await made.start()
         self._backends.append(made)
-        self.backends[(address, port)] = ("127.0.0.1", made.port)
+        self.backends[(address, port)] = (self.loopback, made.port)
         return made
 
     def stands_for(self, address: str, port: int, real_port: int) -> None:
@@ -210,7 +213,7 @@ class Rig:
             number = cast(int, address["port_value"])
             udp = address.get("protocol") == "UDP"
             ports[number] = ports.get(number) or free_port(socket.SOCK_DGRAM if udp else socket.SOCK_STREAM)
-            address["address"], address["port_value"] = "127.0.0.1", ports[number]
+            address["address"], address["port_value"] = self.loopback, ports[number]
         _replace_addresses(static["clusters"], self.backends)
         return ports
 
@@ -226,7 +229,8 @@ class Rig:
         method: str = "GET",
         headers: Mapping[str, str] | None = None,
     ) -> Answer:
-        url = f"http://127.0.0.1:{envoy.ports[port]}{path}"
+        where = f"[{self.loopback}]" if ":" in self.loopback else self.loopback
+        url = f"http://{where}:{envoy.ports[port]}{path}"
         sent = {"host": host, **(headers or {})}
         async with self.session.request(method, url, headers=sent, allow_redirects=False) as answer:
             body = await answer.text()

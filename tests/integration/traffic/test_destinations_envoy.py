@@ -8,6 +8,7 @@ from collections import Counter
 from pathlib import Path
 
 import mesh_files
+import msgspec
 import pytest
 from aiohttp import web
 from envoys import Rig, until
@@ -202,6 +203,28 @@ async def test_tcp_goes_through_an_http_proxy_where_the_rule_has_a_tunnel(tmp_pa
         assert await _say(envoy.ports[9000]) == "far hello"
         assert asked[0].startswith(b"CONNECT far.example.com:9000 HTTP/1.1")
         server.close()
+
+
+@pytest.mark.parametrize("addresses", [("fd00::9",), ("10.0.0.9", "fd00::9")])
+async def test_ipv6_endpoints_are_reached_over_ipv6(tmp_path: Path, addresses: tuple[str, ...]) -> None:
+    """By a client that has only IPv6, and by one that has both; all of it on ::1."""
+    entry = istio(
+        "ServiceEntry",
+        "six",
+        """
+hosts: [six.example.com]
+location: MESH_INTERNAL
+resolution: STATIC
+ports: [{number: 80, name: http, protocol: HTTP, targetPort: 8080}]
+endpoints: [{address: "fd00:8::1"}, {address: "fd00:8::2"}]
+""",
+    )
+    client = msgspec.structs.replace(CLIENT, addresses=addresses)
+    async with Rig(tmp_path, "::1") as rig:
+        backends = [await rig.backend(f"fd00:8::{i}", 8080) for i in (1, 2)]
+        envoy = await rig.envoy(rig.engine(entry), client)
+        answers = {(await rig.get(envoy, 80, "six.example.com")).body for _ in range(20)}
+        assert answers == {b.name for b in backends}
 
 
 async def test_a_wildcard_host_is_resolved_when_it_is_called(tmp_path: Path) -> None:
