@@ -26,7 +26,7 @@ BINARIES = (
     "containerd-shim-runc-v2", "coredns", "pause",
 )  # fmt: skip
 PROGRAMS = ("etcd", "runc", "iptables", "nft", "conntrack", "mmdebstrap", "unshare", "nsenter", "kubectl")
-PATIENCE = 180.0
+PATIENCE = 300.0
 _CGROUPS = Path("/sys/fs/cgroup")
 _SUPPORT = Path(__file__).resolve().parent.parent
 
@@ -73,10 +73,10 @@ class KubeCluster:
         subprocess.run(["ip", "-n", config.node_netns, "link", "del", BRIDGE], check=False)
         self._launch(config)
         self._wait_started()
-        self.kubectl("wait", "--for=create", f"node/{NODE_NAME}", "--timeout=60s")
+        self.kubectl("wait", "--for=create", f"node/{NODE_NAME}", f"--timeout={PATIENCE:.0f}s")
         self.kubectl("apply", "-f", "-", text=addons.manifests(config))
-        self.kubectl("wait", "--for=condition=Ready", f"node/{NODE_NAME}", "--timeout=60s")
-        self.kubectl("rollout", "status", "-n", "kube-system", "deploy/coredns", "--timeout=120s")
+        self.kubectl("wait", "--for=condition=Ready", f"node/{NODE_NAME}", f"--timeout={PATIENCE:.0f}s")
+        self.kubectl("rollout", "status", "-n", "kube-system", "deploy/coredns", f"--timeout={PATIENCE:.0f}s")
 
     def down(self) -> None:
         """Ends every process, takes away links, mounts, control groups and files; what is not there is no error."""

@@ -19,12 +19,12 @@ import sys
 import time
 from pathlib import Path
 
-from kubecluster.programs import CNI_NEEDED, CNI_PLUGINS, Program, programs
+from kubecluster.programs import CNI_NEEDED, CNI_PLUGINS, KUBELET, Program, programs
 from meltem.local.config import NODE_NAME, ClusterConfig, load_cluster
 
 SWITCHES = {"vm/overcommit_memory": "1", "vm/panic_on_oom": "0", "kernel/panic": "10", "kernel/panic_on_oops": "1"}
 """What kubelet would set for the whole machine: it reads that it is set already."""
-PATIENCE = 120.0
+PATIENCE = 300.0
 IN_MEMORY = ("containerd", "etcd")
 """Directories of which nothing is needed afterwards: unpacked images, the API's objects. 1.3 GB with Bookinfo."""
 ENOUGH_MEMORY = 6 << 20  # KiB
@@ -74,7 +74,11 @@ def mount_all(config: ClusterConfig) -> None:
             (home / directory).mkdir(exist_ok=True)
             mount("-t", "tmpfs", "-o", "mode=0755", "tmpfs", str(home / directory))
     mount("--bind", str(home / "log"), "/var/log")
-    for source, target in ((home / "cni/net.d", Path("/etc/cni/net.d")), (home / "cni/bin", Path("/opt/cni/bin"))):
+    for source, target in (
+        (home / "cni/net.d", Path("/etc/cni/net.d")),
+        (home / "cni/bin", Path("/opt/cni/bin")),
+        (home / "kubelet", Path(KUBELET)),
+    ):
         target.mkdir(parents=True, exist_ok=True)
         mount("--bind", str(source), str(target))
     for plugin in CNI_NEEDED:

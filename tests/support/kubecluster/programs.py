@@ -11,6 +11,8 @@ from meltem.local.config import NODE_NAME, ClusterConfig
 
 REGISTRY_PORT = 5000
 CONTAINERD = "/run/containerd/containerd.sock"
+KUBELET = "/var/lib/kubelet"
+"""Inside, the cluster's own directory `kubelet`: a socket's path must be short."""
 PAUSE = "registry.k8s.io/pause:3.10"
 COREDNS = "registry.k8s.io/coredns/coredns:v1.15.0"
 ISSUER = "https://kubernetes.default.svc.cluster.local"
@@ -97,8 +99,8 @@ def programs(config: ClusterConfig, binaries: Path, etcd: str, python: str) -> l
                 f"--kubeconfig={home / 'node.kubeconfig'}",
                 f"--hostname-override={NODE_NAME}",
                 f"--node-ip={config.node_ip}",
-                f"--root-dir={home / 'kubelet'}",
-                f"--cert-dir={home / 'kubelet/pki'}",
+                f"--root-dir={KUBELET}",
+                f"--cert-dir={KUBELET}/pki",
             ),
         ),
         Program(
