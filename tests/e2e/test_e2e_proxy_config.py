@@ -24,7 +24,7 @@ apiVersion: v1
 kind: Pod
 metadata: {{name: {name}, labels: {{app: {name}}}, annotations: {{{annotations}}}}}
 spec:
-  containers: [{{name: app, image: sleep, command: ["/bin/sleep", "infinity"]}}]
+  containers: [{{name: app, image: docker.io/curlimages/curl:8.16.0, command: ["/bin/sleep", "infinity"]}}]
   terminationGracePeriodSeconds: 0
 """,
         namespace,
