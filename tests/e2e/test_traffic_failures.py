@@ -171,3 +171,24 @@ def test_an_endpoint_that_fails_is_ejected_and_stays_silent(traffic: Traffic) ->
     assert found["v1"] == 3
     assert found["v2"] > 0
     assert found["v3"] > 0
+
+
+def test_the_sample_that_sends_load_counts_what_is_refused(traffic: Traffic) -> None:
+    """As the circuit-breaking tasks use it, Istio's own included."""
+    pool = "{connectionPool: {tcp: {maxConnections: 1}, http: {http1MaxPendingRequests: 1}}}"
+    host = traffic.service("loaded", "- route: [{destination: {host: loaded, subset: v1}}]", policy=pool)
+    traffic.mesh.apply("httpbin/sample-client/fortio-deploy.yaml", namespace=traffic.namespace)
+    traffic.mesh.rolled_out("fortio-deploy", namespace=traffic.namespace)
+
+    def load(connections: int) -> str:
+        words = ("load", "-c", str(connections), "-qps", "0", "-n", "30", "-H", "x-do: delay=0.1", f"http://{host}/")
+        return traffic.mesh.execute(
+            "deploy/fortio-deploy", "/usr/bin/fortio", *words, namespace=traffic.namespace, container="fortio"
+        )
+
+    eventually(lambda: _holds(load(1), "Code 200 : 30 (100.0 %)"), 40)
+    assert "Code 503 : " in load(6)
+
+
+def _holds(text: str, part: str) -> None:
+    assert part in text, text
