@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import cast
 
@@ -43,9 +43,20 @@ def cases() -> list[Path]:
     return sorted(p.parent for p in CASES.glob("*/in.yaml"))
 
 
-def run(case: Path) -> dict[str, dict[str, dict[str, bytes]]]:
-    """Proxy name → type → resource name → bytes."""
-    documents = yamlio.load_all((case / "in.yaml").read_text(), source=str(case))
+Output = dict[str, dict[str, dict[str, bytes]]]
+"""Proxy name → type → resource name → bytes."""
+
+
+def run(case: Path) -> Output:
+    return generate(documents(case))
+
+
+def documents(case: Path) -> list[Json]:
+    return list(yamlio.load_all((case / "in.yaml").read_text(), source=str(case)))
+
+
+def generate(documents: Iterable[Json]) -> Output:
+    """What every proxy of the documents is sent. Raises what the engine failed on."""
     engine = Engine()
     proxies: list[Proxy] = []
     with engine.graph.transaction():
@@ -69,6 +80,8 @@ def proxy_of(document: JsonObject) -> Proxy:
         more["proxy_config"] = msgspec.json.encode(document["proxy_config"]).decode()
     if "locality" in document:
         more["locality"] = parse_locality(str_at(document, "locality"))
+    if "metadata" in document:
+        more["metadata"] = tuple(sorted(string_map_at(document, "metadata").items()))
     made = make(
         str_at(document, "name"),
         str_at(document, "namespace", default="default"),

@@ -233,6 +233,7 @@ class ControlPlane:
         events = Counter("pilot_k8s_cfg_events", "Events from Kubernetes.", ["type", "event"], registry=self._registry)
         if "WasmPlugin" in kinds:
             kinds["WasmPlugin"].watch(self.wasm.plugin_changed)
+            kinds["TrafficExtension"].watch(self.wasm.extension_changed)
             kinds["Secret"].watch(self.wasm.secret_changed)
         if "WorkloadEntry" in kinds and "WorkloadGroup" in kinds:
             kinds["WorkloadEntry"].watch(self.registration.changed)

@@ -10,11 +10,11 @@ from __future__ import annotations
 from meltem import envoyapi as api
 from meltem.envoyapi import Resource
 from meltem.generate import endpoints, locality, names, tls
-from meltem.generate.balancing import apply_load_balancer
+from meltem.generate.balancing import apply_load_balancer, apply_localities
 from meltem.generate.filters import peers
 from meltem.graph.model import Protocol, Resolution
 from meltem.resources import networking
-from meltem.view.units import ClusterView, InboundPort, InboundView, MeshOptions
+from meltem.view.units import Balance, ClusterView, InboundPort, InboundView, MeshOptions
 
 C = api.cluster.Cluster
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
@@ -62,9 +62,8 @@ def outbound(view: ClusterView) -> Resource:
     elif view.resolution in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN):
         _dns(message, view)
     if view.resolution not in (Resolution.PASSTHROUGH, Resolution.DYNAMIC_DNS):
-        setting = endpoints.setting_of(view.balance)
-        weighted = setting is not None and bool(setting.distribute or setting.failover or setting.failover_priority)
-        apply_load_balancer(message, policy.load_balancer if policy is not None else None, weighted=weighted)
+        apply_localities(message, Balance.of(view.balance))
+        apply_load_balancer(message, policy.load_balancer if policy is not None else None)
     if policy is not None and policy.outlier_detection is not None:
         _outliers(message, policy.outlier_detection, fails_over=_fails_over(view))
     _keepalive(message, pool, view.mesh)
@@ -151,7 +150,7 @@ def _dns(message: C, view: ClusterView) -> None:
     message.dns_jitter.CopyFrom(api.duration(0.1))
     message.respect_dns_ttl = True
     client = locality.Client(view.locality, labels=view.client_labels)
-    made = endpoints.inline(view.name, view.endpoints, client, endpoints.setting_of(view.balance))
+    made = endpoints.inline(view.name, view.endpoints, client, Balance.of(view.balance))
     message.load_assignment.CopyFrom(made)
 
 
@@ -175,7 +174,8 @@ def dns_cache(ipv4: bool, ipv6: bool) -> api.dns_cache.DnsCacheConfig:
 
 def _fails_over(view: ClusterView) -> bool:
     """The rule says where to fail over to."""
-    setting = endpoints.setting_of(view.balance)
+    balance = Balance.of(view.balance)
+    setting = balance.localities or balance.zones
     return setting is not None and bool(setting.failover or setting.failover_priority)
 
 
@@ -272,15 +272,7 @@ def _connection_limits(
 def _http_version(
     options: api.http_protocol_options.HttpProtocolOptions, view: ClusterView, http: networking.HTTPPool | None
 ) -> None:
-    http2 = api.protocol.Http2ProtocolOptions()
-    if http is not None and http.max_concurrent_streams:
-        http2.max_concurrent_streams.value = http.max_concurrent_streams
-    if http is not None and http.http2_keep_alive is not None:
-        ping = http.http2_keep_alive
-        if ping.interval is not None:
-            http2.connection_keepalive.interval.CopyFrom(api.duration(float(ping.interval)))
-        # Envoy wants a time-out whenever there is keep-alive.
-        http2.connection_keepalive.timeout.CopyFrom(api.duration(float(ping.timeout or ping.interval or 20)))
+    http2 = _http2_options(http)
     wanted = http.h2_upgrade_policy if http is not None else "DEFAULT"
     upgrade = wanted == "UPGRADE" or (
         wanted == "DEFAULT" and view.mesh.h2_upgrade and not view.external and view.protocol.is_http
@@ -293,6 +285,19 @@ def _http_version(
     elif view.protocol is Protocol.AUTO:
         options.use_downstream_protocol_config.http_protocol_options.SetInParent()
         options.use_downstream_protocol_config.http2_protocol_options.CopyFrom(http2)
+
+
+def _http2_options(http: networking.HTTPPool | None) -> api.protocol.Http2ProtocolOptions:
+    http2 = api.protocol.Http2ProtocolOptions()
+    if http is not None and http.max_concurrent_streams:
+        http2.max_concurrent_streams.value = http.max_concurrent_streams
+    if http is not None and http.http2_keep_alive is not None:
+        ping = http.http2_keep_alive
+        if ping.interval is not None:
+            http2.connection_keepalive.interval.CopyFrom(api.duration(float(ping.interval)))
+        # Envoy wants a time-out whenever there is keep-alive.
+        http2.connection_keepalive.timeout.CopyFrom(api.duration(float(ping.timeout or ping.interval or 20)))
+    return http2
 
 
 def _alpn(view: ClusterView, options: api.http_protocol_options.HttpProtocolOptions) -> tuple[str, ...]:
@@ -413,21 +418,28 @@ def _inbound(view: InboundView, port: InboundPort) -> Resource:
         if port.target and port.target != port.port:
             message.original_dst_lb_config.upstream_port_override.value = port.target
         _bind_loopback(message, view.ipv4)
-    options = api.http_protocol_options.HttpProtocolOptions()
-    _connection_limits(options, port.pool)
-    http = port.pool.http if port.pool is not None else None
-    if port.protocol is Protocol.AUTO or (http is not None and http.use_client_protocol):
-        options.use_downstream_protocol_config.http_protocol_options.SetInParent()
-        options.use_downstream_protocol_config.http2_protocol_options.SetInParent()
-    elif port.protocol.is_http2:
-        options.explicit_http_config.http2_protocol_options.SetInParent()
-    elif options.ListFields():  # HTTP/1.1, whatever the client's proxy speaks to ours
-        options.explicit_http_config.http_protocol_options.SetInParent()
+    options = _inbound_options(port)
     if options.ListFields():
         message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(api.pack(options))
     if tcp is not None:
         _keepalive(message, port.pool, view.mesh)
     return api.resource(api.CLUSTER, port.cluster, message)
+
+
+def _inbound_options(port: InboundPort) -> api.http_protocol_options.HttpProtocolOptions:
+    """Towards the application: its version of HTTP, and the pool's limits."""
+    options = api.http_protocol_options.HttpProtocolOptions()
+    _connection_limits(options, port.pool)
+    http = port.pool.http if port.pool is not None else None
+    http2 = _http2_options(http)
+    if port.protocol is Protocol.AUTO or (http is not None and http.use_client_protocol):
+        options.use_downstream_protocol_config.http_protocol_options.SetInParent()
+        options.use_downstream_protocol_config.http2_protocol_options.CopyFrom(http2)
+    elif port.protocol.is_http2:
+        options.explicit_http_config.http2_protocol_options.CopyFrom(http2)
+    elif options.ListFields():  # HTTP/1.1, whatever the client's proxy speaks to ours
+        options.explicit_http_config.http_protocol_options.SetInParent()
+    return options
 
 
 def _bind_loopback(message: C, ipv4: bool) -> None:

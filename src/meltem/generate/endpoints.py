@@ -10,16 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-import msgspec
-
 from meltem import envoyapi as api
 from meltem.envoyapi import Resource
 from meltem.generate import locality
 from meltem.graph.model import Endpoint, Health
 from meltem.graph.services import valid_ip
-from meltem.resources import networking
-from meltem.resources.base import decode_hook
-from meltem.view.units import EndpointsKey
+from meltem.view.units import Balance, EndpointsKey
 
 E = api.endpoint
 LbEndpoint = api.endpoint_components.LbEndpoint
@@ -41,7 +37,7 @@ def assignment(
     how those of other networks are reached."""
     chosen = seen([e for e in endpoints if _belongs(key, port_name, e)])
     message = E.ClusterLoadAssignment(cluster_name=key.name)
-    _groups(message, locality.arrange(chosen, client_of(key), setting_of(key.balance)))
+    _groups(message, locality.arrange(chosen, client_of(key), Balance.of(key.balance)))
     return api.resource(api.ENDPOINT, key.name, message)
 
 
@@ -67,12 +63,6 @@ def _belongs(key: EndpointsKey, port_name: str, endpoint: Endpoint) -> bool:
     if key.node_local and key.node and endpoint.node != key.node:
         return False
     return not (key.cluster_local and key.cluster and endpoint.cluster != key.cluster)
-
-
-def setting_of(text: str) -> networking.LocalityLoadBalancer | None:
-    if not text:
-        return None
-    return msgspec.json.decode(text, type=networking.LocalityLoadBalancer, dec_hook=decode_hook)
 
 
 def _locality(where: api.endpoint_components.LocalityLbEndpoints, place: tuple[str, str, str]) -> None:
@@ -123,11 +113,11 @@ def inline(
     name: str,
     endpoints: Iterable[Endpoint],
     client: locality.Client,
-    setting: networking.LocalityLoadBalancer | None,
+    balance: Balance,
 ) -> E.ClusterLoadAssignment:
     """For clusters that hold their endpoints themselves (DNS)."""
     message = E.ClusterLoadAssignment(cluster_name=name)
-    _groups(message, locality.arrange(endpoints, client, setting))
+    _groups(message, locality.arrange(endpoints, client, balance))
     return message
 
 

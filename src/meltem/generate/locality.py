@@ -1,7 +1,7 @@
 """Which localities come first: failover by distance or by labels, and fixed distribution.
 
-In: the endpoints of a cluster, where the client is, the locality settings. Out: groups of endpoints with priority and
-weight, in a fixed order. Without settings every locality has priority 0.
+In: the endpoints of a cluster, where the client is, the settings of localities or zones. Out: groups of endpoints with
+priority and weight, in a fixed order. Without settings every locality has priority 0.
 """
 
 from __future__ import annotations
@@ -12,6 +12,7 @@ import msgspec
 
 from meltem.graph.model import Endpoint
 from meltem.resources import networking
+from meltem.view.units import Balance
 
 Place = tuple[str, str, str]
 
@@ -35,12 +36,13 @@ class Client(msgspec.Struct, frozen=True):
     labels: tuple[tuple[str, str], ...] = ()
 
 
-def arrange(
-    endpoints: Iterable[Endpoint], client: Client, setting: networking.LocalityLoadBalancer | None
-) -> list[Group]:
+def arrange(endpoints: Iterable[Endpoint], client: Client, balance: Balance) -> list[Group]:
+    setting = balance.localities
     by_place: dict[Place, list[Endpoint]] = {}
     for endpoint in endpoints:
         by_place.setdefault(endpoint.locality, []).append(endpoint)
+    if balance.zones is not None and balance.zones.enabled is not False:
+        return _zones(by_place, client, balance.zones)
     if setting is None:
         return [_group(p, 0, by_place[p]) for p in sorted(by_place)]
     if setting.distribute:
@@ -50,7 +52,9 @@ def arrange(
         return _distributed(by_place, shares)
     failover = {f.from_: f.to for f in setting.failover}
     if setting.failover_priority:
-        return _by_labels(by_place, client, setting.failover_priority, failover)
+        ranked = _by_labels(by_place, client, setting.failover_priority)
+        nearness = {p: _distance(client.locality, p, failover) if failover else 0 for p in by_place}
+        return _ordered((((rank, nearness[place]), place), members) for (rank, place), members in ranked)
     ranks = {p: _distance(client.locality, p, failover) for p in by_place}
     order = {rank: i for i, rank in enumerate(sorted(set(ranks.values())))}
     return [_group(p, order[ranks[p]], by_place[p]) for p in sorted(by_place, key=lambda p: (ranks[p], p))]
@@ -104,15 +108,28 @@ def _distributed(by_place: dict[Place, list[Endpoint]], shares: dict[str, int]) 
     return sorted(out, key=lambda g: g.locality)
 
 
-def _by_labels(
-    by_place: dict[Place, list[Endpoint]], client: Client, priority: tuple[str, ...], failover: dict[str, str]
+def _zones(
+    by_place: dict[Place, list[Endpoint]], client: Client, setting: networking.ZoneAwareLoadBalancer
 ) -> list[Group]:
-    """failoverPriority: the more of the labels an endpoint shares with the client, from the first on, the better; among
-    equals the nearer one where `failover` is given as well."""
+    """The client's region first, all its zones alike (Envoy itself shares between them), then the region to fail over
+    to, then the others; before that the labels of `failoverPriority`, if there are any."""
+    to = next((f.to for f in setting.failover if f.from_ == client.locality[0]), None)
+
+    def region(place: Place) -> int:
+        return 0 if place[0] == client.locality[0] else (1 if place[0] == to else 2)
+
+    ranked = _by_labels(by_place, client, setting.failover_priority)
+    return _ordered((((rank, region(place)), place), members) for (rank, place), members in ranked)
+
+
+def _by_labels(
+    by_place: dict[Place, list[Endpoint]], client: Client, priority: tuple[str, ...]
+) -> Iterable[tuple[tuple[int, Place], list[Endpoint]]]:
+    """failoverPriority: the more of the labels an endpoint shares with the client, from the first on, the lower its
+    rank. Groups of one rank and place."""
     mine = dict(client.labels) | dict(_topology(client.locality, client.network, client.cluster, client.node))
-    grouped: dict[tuple[tuple[int, int], Place], list[Endpoint]] = {}
+    grouped: dict[tuple[int, Place], list[Endpoint]] = {}
     for place, members in by_place.items():
-        nearness = _distance(client.locality, place, failover) if failover else 0
         for endpoint in members:
             own = dict(endpoint.labels)
             own |= dict(_topology(endpoint.locality, endpoint.network, endpoint.cluster, endpoint.node))
@@ -122,7 +139,13 @@ def _by_labels(
                 if own.get(name, "") != (value or mine.get(name, "")):
                     break
                 rank -= 1
-            grouped.setdefault(((rank, nearness), place), []).append(endpoint)
+            grouped.setdefault((rank, place), []).append(endpoint)
+    return grouped.items()
+
+
+def _ordered(ranked: Iterable[tuple[tuple[tuple[int, int], Place], list[Endpoint]]]) -> list[Group]:
+    """Priorities without gaps, by rank."""
+    grouped = dict(ranked)
     order = {rank: i for i, rank in enumerate(sorted({rank for rank, _ in grouped}))}
     return [_group(place, order[rank], grouped[(rank, place)]) for rank, place in sorted(grouped)]
 

@@ -110,6 +110,8 @@ def _types_in(value: object, depth: int) -> Iterable[str]:
         for key, inner in value.items():  # pyright: ignore[reportUnknownVariableType]
             if key == "@type" and isinstance(inner, str):
                 yield inner
+            elif key in ("typed_config", "typedConfig") and isinstance(inner, dict) and "@type" not in inner:
+                raise Unreadable(f"{key} does not say its @type")
             else:
                 yield from _types_in(inner, depth + 1)  # pyright: ignore[reportUnknownArgumentType]
     elif isinstance(value, list):

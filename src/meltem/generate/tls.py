@@ -231,6 +231,8 @@ def _client_validation(common: api.tls.CommonTlsContext, settings: networking.Se
     )
     if settings.ca_crl:
         validation.crl.filename = settings.ca_crl
+    if settings.insecure_skip_verify:  # asked for and looked at, but passed on whatever it says
+        validation.trust_chain_verification = api.tls_common.CertificateValidationContext.ACCEPT_UNTRUSTED
     ca = settings.ca_cert_credential_name or (f"{credential}-cacert" if credential else "")
     if ca:
         common.combined_validation_context.default_validation_context.CopyFrom(validation)

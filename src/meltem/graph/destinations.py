@@ -39,8 +39,8 @@ def client_label_keys(rule: Rule) -> set[str]:
     """Labels of clients that the rule looks at: its selector's, and those by which failover is ranked."""
     policies = [p for p in (rule.policy, *(s.traffic_policy for s in rule.subsets)) if p is not None]
     balancers = [b for p in policies for b in (p.load_balancer, *(q.load_balancer for q in p.port_level_settings))]
-    settings = [b.locality_lb_setting for b in balancers if b is not None and b.locality_lb_setting is not None]
-    ranked = {label.partition("=")[0] for s in settings for label in s.failover_priority}
+    settings = [s for b in balancers if b is not None for s in (b.locality_lb_setting, b.zone_aware_lb_setting)]
+    ranked = {label.partition("=")[0] for s in settings if s is not None for label in s.failover_priority}
     return {k for k, _ in rule.selector} | ranked
 
 

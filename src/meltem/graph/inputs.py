@@ -85,6 +85,7 @@ class Inputs:
         )
         self.telemetries: Source[ResourceKey, telemetry.Telemetry] = graph.source("Telemetry")
         self.wasm_plugins: Source[ResourceKey, extensions.WasmPlugin] = graph.source("WasmPlugin")
+        self.traffic_extensions: Source[ResourceKey, extensions.TrafficExtension] = graph.source("TrafficExtension")
 
     @property
     def by_kind(self) -> dict[str, Source[ResourceKey, object]]:

@@ -1,7 +1,7 @@
 """Which policies hold for a workload: by namespace and selector, those of the root namespace for all.
 
-In: AuthorizationPolicy, RequestAuthentication, Telemetry, WasmPlugin and EnvoyFilter resources. Out: the selected ones,
-root namespace first, then by age and name.
+In: AuthorizationPolicy, RequestAuthentication, Telemetry, WasmPlugin, TrafficExtension and EnvoyFilter resources. Out:
+the selected ones, root namespace first, then by age and name.
 
 A policy with `targetRefs` holds for the gateways that it names, by the label that a Gateway's proxies carry.
 """
@@ -46,6 +46,8 @@ class Target(msgspec.Struct, frozen=True):
 
 class _Reference(Protocol):
     @property
+    def group(self) -> str: ...
+    @property
     def kind(self) -> str: ...
     @property
     def name(self) -> str: ...
@@ -53,7 +55,7 @@ class _Reference(Protocol):
 
 def _target(labels: Mapping[str, str], references: Iterable[_Reference]) -> Target:
     given = tuple(references)
-    gateways = tuple(r.name for r in given if r.kind == "Gateway")
+    gateways = tuple(r.name for r in given if r.kind == "Gateway" and r.group == "gateway.networking.k8s.io")
     return Target(labels, gateways, elsewhere=bool(given) and not gateways)
 
 
@@ -63,6 +65,9 @@ def target_of(policy: Resource) -> Target:
         case networking.EnvoyFilter():
             selector = policy.spec.workload_selector
             return _target(selector.labels if selector is not None else {}, policy.spec.target_refs)
+        case extensions.TrafficExtension():
+            chosen = policy.spec.selector
+            return _target(chosen.match_labels if chosen is not None else {}, policy.spec.target_refs)
         case (
             security.AuthorizationPolicy()
             | security.RequestAuthentication()
@@ -89,6 +94,7 @@ class Policies:
         self.authentication = graph.index("request authentications", inputs.request_authentications, _by_namespace)
         self.telemetry = graph.index("telemetries", inputs.telemetries, _by_namespace)
         self.wasm = graph.index("wasm plugins", inputs.wasm_plugins, _by_namespace)
+        self.extensions = graph.index("traffic extensions", inputs.traffic_extensions, _by_namespace)
         self.envoy_filters = graph.index("envoy filters", inputs.envoy_filters, _by_namespace)
 
     @staticmethod
@@ -111,6 +117,7 @@ class Policies:
         indexes: list[tuple[str, Index[str, ResourceKey, Resource]]] = [
             ("Telemetry", _any(self.telemetry)),
             ("WasmPlugin", _any(self.wasm)),
+            ("TrafficExtension", _any(self.extensions)),
         ]
         if router:
             indexes.append(("AuthorizationPolicy", _any(self.authorization)))

@@ -128,6 +128,7 @@ PEER_AUTHENTICATIONS = _named("security.istio.io", "v1", "peerauthentications", 
 REQUEST_AUTHENTICATIONS = _named("security.istio.io", "v1", "requestauthentications", "RequestAuthentication")
 TELEMETRIES = _named("telemetry.istio.io", "v1", "telemetries", "Telemetry")
 WASM_PLUGINS = _named("extensions.istio.io", "v1alpha1", "wasmplugins", "WasmPlugin")
+TRAFFIC_EXTENSIONS = _named("extensions.istio.io", "v1alpha1", "trafficextensions", "TrafficExtension")
 
 # Gateway API
 GATEWAY_CLASSES = _global("gateway.networking.k8s.io", "v1", "gatewayclasses", "GatewayClass")
@@ -155,6 +156,7 @@ ISTIO_KINDS: tuple[ResourceType, ...] = (
     REQUEST_AUTHENTICATIONS,
     TELEMETRIES,
     WASM_PLUGINS,
+    TRAFFIC_EXTENSIONS,
 )
 """Every kind of Istio's own API groups."""
 

@@ -61,6 +61,16 @@ class WasmModule(msgspec.Struct, frozen=True, kw_only=True):
     """The module cannot be had."""
 
 
+class LuaProgram(msgspec.Struct, frozen=True, kw_only=True):
+    """The Lua filter of one TrafficExtension in this direction. `ports` empty: all."""
+
+    name: str
+    code: str
+    phase: str
+    priority: int = 0
+    ports: tuple[int, ...] = ()
+
+
 class MetricsOverride(msgspec.Struct, frozen=True, kw_only=True):
     """A change of one metric (`metric` is the enum's name; empty: all) in this direction."""
 
@@ -111,6 +121,7 @@ class Filters(msgspec.Struct, frozen=True, kw_only=True):
     authorizers: tuple[Authorizer, ...] = ()
     issuers: tuple[JwtIssuer, ...] = ()
     wasm: tuple[WasmModule, ...] = ()
+    lua: tuple[LuaProgram, ...] = ()
     telemetry: Telemetry = Telemetry()
 
 

@@ -140,7 +140,9 @@ def _sidecar_ports(
     for listener in sidecar.spec.ingress:
         number = listener.port.number
         address, target = default_endpoint(listener.default_endpoint, number)
-        own_bind = listener.capture_mode == "NONE" or (listener.bind and listener.capture_mode != "IPTABLES")
+        uncaptured = listener.capture_mode == "NONE"
+        if listener.capture_mode == "DEFAULT":
+            uncaptured = proxy.interception == "NONE"
         out.append(
             InboundPort(
                 port=number,
@@ -152,7 +154,7 @@ def _sidecar_ports(
                 service_port=number,
                 namespace=sidecar.namespace,
                 mode=policy.of_port(number),
-                bind=listener.bind or ("0.0.0.0" if own_bind else ""),
+                bind=(listener.bind or ("0.0.0.0" if proxy.ipv4 else "::")) if uncaptured else "",
                 tls=listener.tls,
                 pool=listener.connection_pool or pool,
                 services=tuple((s.hostname, s.namespace, s.name) for s in services),

@@ -15,10 +15,10 @@ from meltem.graph.model import Endpoint, Port, Protocol, Resolution, Service
 from meltem.graph.routing import MESH, Routing
 from meltem.graph.services import is_network
 from meltem.resources import networking
-from meltem.resources.base import decode_hook, encode_hook
 from meltem.view import policy
 from meltem.view.scope import Scope, source_matches
 from meltem.view.units import (
+    Balance,
     ChainView,
     ClusterView,
     EndpointsKey,
@@ -96,8 +96,8 @@ def _cluster(
     sans = service.subject_alt_names
     if not sans and not service.external and (auto or _wants_identities(held)):
         sans = view.identities_of(service)
-    balance = _locality_setting(view, service, balancer, held) if resolution is not Resolution.PASSTHROUGH else ""
-    ranking = {label.partition("=")[0] for label in _failover_labels(balance)}
+    balance = _balance(view, service, balancer, held) if resolution is not Resolution.PASSTHROUGH else ""
+    ranking = {label.partition("=")[0] for label in Balance.of(balance).failover_priority}
     client_labels = tuple(pair for pair in view.scope.labels if pair[0] in ranking)
     unit = ClusterView(
         name=name,
@@ -184,36 +184,35 @@ _TRAFFIC_DISTRIBUTION = {
 }
 
 
-def _locality_setting(
+def _balance(
     view: Outbound,
     service: Service,
     balancer: networking.LoadBalancer | None,
     held: networking.TrafficPolicy | None,
 ) -> str:
-    """Locality load balancing as JSON, where it holds: it needs outlier detection (to fail over), a `distribute`, or a
-    Service's traffic distribution. The rule's own setting comes first, then the Service's, then the mesh's."""
+    """How localities count, as `Balance.text`; empty: they do not. The rule's own setting comes first, then the
+    Service's traffic distribution, then the mesh's; at each level zones come before localities.
+
+    Locality load balancing holds only with outlier detection (to fail over), a `distribute`, or a traffic distribution.
+    """
+    own = balancer.zone_aware_lb_setting if balancer is not None else None
     setting = balancer.locality_lb_setting if balancer is not None else None
+    if own is not None:
+        return Balance(zones=own).text
     if setting is None:
         priorities = _TRAFFIC_DISTRIBUTION.get(service.traffic_distribution)
         if priorities is not None:
-            return _json(networking.LocalityLoadBalancer(enabled=True, failover_priority=priorities))
+            wanted = networking.LocalityLoadBalancer(enabled=True, failover_priority=priorities)
+            return Balance(localities=wanted).text
+        if view.mesh.zones is not None:
+            return Balance(zones=view.mesh.zones).text
         setting = view.mesh.locality
     if setting is None or setting.enabled is False:
         return ""
     outliers = held is not None and held.outlier_detection is not None
     if not setting.distribute and not outliers:
         return ""
-    return _json(setting)
-
-
-def _json(setting: networking.LocalityLoadBalancer) -> str:
-    return msgspec.json.encode(setting, enc_hook=encode_hook, order="deterministic").decode()
-
-
-def _failover_labels(balance: str) -> tuple[str, ...]:
-    if not balance:
-        return ()
-    return msgspec.json.decode(balance, type=networking.LocalityLoadBalancer, dec_hook=decode_hook).failover_priority
+    return Balance(localities=setting).text
 
 
 # --- virtual hosts ---
@@ -566,12 +565,16 @@ def _tcp_chains(
 def _tls_routes(
     view: Outbound, port: Port, routings: list[Routing], subnets: tuple[str, ...], common: ChainView
 ) -> Iterator[ChainView]:
+    """The first rule that names a server takes it, as far as addresses are the same."""
+    taken: set[tuple[str, tuple[str, ...]]] = set()
     for routing in routings:
         for tls in routing.tls:
             for match in tls.match if tls.route else ():
-                if _holds(view, match, port.number):
-                    nets = match.destination_subnets or subnets
-                    yield to_routes(view, tls.route, port.number, common, subnets=nets, sni=match.sni_hosts)
+                nets = match.destination_subnets or subnets
+                names = tuple(n for n in match.sni_hosts if (n, nets) not in taken)
+                if names and _holds(view, match, port.number):
+                    taken.update((n, nets) for n in names)
+                    yield to_routes(view, tls.route, port.number, common, subnets=nets, sni=names)
 
 
 def to_routes(

@@ -7,7 +7,7 @@ have become clusters.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 from urllib.parse import urlsplit
 
 from meltem.collections import Reader
@@ -17,12 +17,14 @@ from meltem.graph.policies import Picks, Policies
 from meltem.resources import extensions, security
 from meltem.resources.meshconfig import MeshConfig
 from meltem.view import telemetry
-from meltem.view.filters import Authorizer, AuthzPolicy, Filters, JwtIssuer, WasmModule
+from meltem.view.filters import Authorizer, AuthzPolicy, Filters, JwtIssuer, LuaProgram, WasmModule
 
 if TYPE_CHECKING:
     from meltem.graph.mesh import Mesh
 
 DRY_RUN = "istio.io/dry-run"
+EXTENSION = "extensions.istio.io/trafficextension/"
+"""What names of the filters of TrafficExtensions begin with."""
 _PHASES = {"AUTHN": 0, "AUTHZ": 1, "STATS": 2, "UNSPECIFIED_PHASE": 3}
 
 
@@ -50,13 +52,16 @@ class Selection:
             else []
         )
         wasm = of(reader, self.policies.wasm, "WasmPlugin", namespace, root, picks)
+        added = of(reader, self.policies.extensions, "TrafficExtension", namespace, root, picks)
+        plugins = [*wasm, *(p for p in map(as_plugin, added) if p is not None)]
         telemetries = of(reader, self.policies.telemetry, "Telemetry", namespace, root, picks)
         policies = tuple(_policy(p) for p in authorization)
         return Filters(
             authorization=policies,
             authorizers=self._authorizers(reader, config, policies, namespace),
             issuers=tuple(self._issuer(reader, rule) for p in authentication for rule in p.spec.jwt_rules),
-            wasm=self._modules(reader, wasm, root, server=server, gateway=gateway),
+            wasm=self._modules(reader, plugins, root, server=server, gateway=gateway),
+            lua=tuple(_programs(added, server=server, gateway=gateway)),
             telemetry=telemetry.merged(
                 telemetries,
                 config,
@@ -117,7 +122,7 @@ class Selection:
             spec = plugin.spec
             sha256, url, cluster = spec.sha256, spec.url, ""
             if served_by_istiod(spec):
-                sha256 = reader.get(self.mesh.inputs.wasm_modules, (plugin.namespace, plugin.name)) or ""
+                sha256 = reader.get(self.mesh.inputs.wasm_modules, (plugin.namespace, module_name(plugin))) or ""
                 if not sha256:
                     continue  # on its way: in force when istiod has it
                 origin = reader.get(self.mesh.inputs.wasm_server, "") or f"http://istiod.{root}.svc:15014"
@@ -126,6 +131,8 @@ class Selection:
                 host, port = host_and_port(url)
                 cluster = self.cluster_of(reader, host, port, "") or fetch_cluster(url)
             name = f"{plugin.namespace}.{plugin.name}"
+            if plugin.kind == "TrafficExtension":
+                name = EXTENSION + name
             found.append(
                 WasmModule(
                     name=name, spec=spec, ports=ports, cluster=cluster, url=url, sha256=sha256, failed=sha256 == FAILED
@@ -159,8 +166,45 @@ def _ports(matches: tuple[extensions.TrafficSelector, ...], *, server: bool, gat
     return tuple(sorted({p.number for m in fitting for p in m.ports}))
 
 
+def as_plugin(extension: extensions.TrafficExtension) -> extensions.WasmPlugin | None:
+    """The WasmPlugin that says the same, under the extension's kind and name; None where it is a Lua filter."""
+    spec, wasm = extension.spec, extension.spec.wasm
+    if wasm is None:
+        return None
+    of_module = {f: getattr(wasm, f) for f in wasm.__struct_fields__}
+    made = extensions.WasmPluginSpec(**of_module, match=spec.match, phase=_phase(spec), priority=spec.priority)
+    return extensions.WasmPlugin(metadata=extension.metadata, kind="TrafficExtension", spec=made)
+
+
+def _phase(spec: extensions.TrafficExtensionSpec) -> Literal["UNSPECIFIED_PHASE", "AUTHN", "AUTHZ", "STATS"]:
+    return "UNSPECIFIED_PHASE" if spec.phase == "UNSPECIFIED" else spec.phase
+
+
+def _programs(added: Iterable[extensions.TrafficExtension], *, server: bool, gateway: bool) -> Iterable[LuaProgram]:
+    for extension in added:
+        spec = extension.spec
+        ports = _ports(spec.match, server=server, gateway=gateway)
+        if spec.lua is not None and ports is not None:
+            yield LuaProgram(
+                name=f"{EXTENSION}{extension.namespace}.{extension.name}",
+                code=spec.lua.inline_code,
+                phase=_phase(spec),
+                priority=spec.priority or 0,
+                ports=ports,
+            )
+
+
 def is_image(url: str) -> bool:
     return url.partition("://")[0] == "oci" if "://" in url else True
+
+
+def module_name(plugin: extensions.WasmPlugin) -> str:
+    """Under which istiod keeps the module: a TrafficExtension may have the name of a WasmPlugin."""
+    return of_extension(plugin.name) if plugin.kind == "TrafficExtension" else plugin.name
+
+
+def of_extension(name: str) -> str:
+    return f"trafficextension/{name}"
 
 
 def served_by_istiod(spec: extensions.WasmPluginSpec) -> bool:

@@ -11,7 +11,7 @@ import msgspec
 from meltem.graph.authn import PeerPolicy, TLSMode
 from meltem.graph.model import Endpoint, Protocol, Resolution, ServiceKey
 from meltem.resources import meshconfig, networking
-from meltem.resources.base import encode_hook
+from meltem.resources.base import decode_hook, encode_hook
 from meltem.view.filters import NO_FILTERS, Filters
 from meltem.view.patching import PatchSet
 from meltem.view.proxy_settings import GatewayTopology, HttpOptions
@@ -50,6 +50,7 @@ class MeshOptions(Unit, frozen=True, kw_only=True):
     tcp_keepalive: networking.TcpKeepalive | None = None
     default_retries: networking.HTTPRetry | None = None
     locality: networking.LocalityLoadBalancer | None = None
+    zones: networking.ZoneAwareLoadBalancer | None = None
     mesh_tls: meshconfig.MeshTLS | None = None
     """For mutual TLS within the mesh, at the server."""
     tls_defaults: meshconfig.MeshTLS | None = None
@@ -86,7 +87,7 @@ class ClusterView(Unit, frozen=True, kw_only=True):
     """For DNS clusters, whose endpoints stand in the cluster itself."""
     locality: tuple[str, str, str] = ("", "", "")
     balance: str = ""
-    """Locality settings as JSON where they hold; empty: localities do not matter."""
+    """Locality settings as `Balance.text` where they hold; empty: localities do not matter."""
     client_labels: tuple[tuple[str, str], ...] = ()
     """For DNS clusters with locality settings by labels."""
     secrets_by_sds: bool = False
@@ -98,6 +99,26 @@ class ClusterView(Unit, frozen=True, kw_only=True):
     port_override: int = 0
     """Connections that keep their address go to this port instead of their own; 0: to their own."""
     mesh: MeshOptions
+
+
+class Balance(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How localities count, by one of the two settings. Units carry it as text, which is equal for equal settings."""
+
+    localities: networking.LocalityLoadBalancer | None = None
+    zones: networking.ZoneAwareLoadBalancer | None = None
+
+    @property
+    def text(self) -> str:
+        return msgspec.json.encode(self, enc_hook=encode_hook, order="deterministic").decode()
+
+    @classmethod
+    def of(cls, text: str) -> Balance:
+        return msgspec.json.decode(text, type=cls, dec_hook=decode_hook) if text else cls()
+
+    @property
+    def failover_priority(self) -> tuple[str, ...]:
+        setting = self.localities or self.zones
+        return setting.failover_priority if setting is not None else ()
 
 
 class EndpointsKey(msgspec.Struct, frozen=True, cache_hash=True):
@@ -112,7 +133,7 @@ class EndpointsKey(msgspec.Struct, frozen=True, cache_hash=True):
     locality: tuple[str, str, str] = ("", "", "")
     """The client's; set only where localities matter."""
     balance: str = ""
-    """Locality settings as JSON; empty: localities do not matter."""
+    """Locality settings as `Balance.text`; empty: localities do not matter."""
     client_labels: tuple[tuple[str, str], ...] = ()
     """Those of the client that a failoverPriority names."""
     cluster: str = ""

@@ -548,6 +548,7 @@ def mesh_options(config: MeshConfig) -> MeshOptions:
         tcp_keepalive=config.tcp_keepalive,
         default_retries=config.default_http_retry_policy,
         locality=config.locality_lb_setting,
+        zones=config.zone_aware_lb_setting,
         mesh_tls=config.mesh_mtls,
         tls_defaults=config.tls_defaults,
         inbound_stat_name=config.inbound_cluster_stat_name,

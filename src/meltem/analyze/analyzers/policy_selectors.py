@@ -8,7 +8,7 @@ from meltem.analyze.context import Context, listed, message, spec_map
 from meltem.analyze.messages import Message
 from meltem.objects import namespace_of, objects_at, strings_at
 
-_KINDS = ("AuthorizationPolicy", "RequestAuthentication", "PeerAuthentication", "WasmPlugin")
+_KINDS = ("AuthorizationPolicy", "RequestAuthentication", "PeerAuthentication", "WasmPlugin", "TrafficExtension")
 
 
 def analyze(context: Context) -> Iterable[Message]:

@@ -29,7 +29,7 @@ from meltem.errors import MeltemError, NotFound, UserError
 from meltem.graph.inputs import FAILED, Inputs
 from meltem.kube.resource_types import SECRETS, ResourceType
 from meltem.objects import JsonObject, int_at, object_at, str_at
-from meltem.view.selection import is_image
+from meltem.view.selection import is_image, of_extension
 
 FIRST_PAUSE = 5.0
 LONGEST_PAUSE = 300.0
@@ -149,6 +149,13 @@ class WasmKeeper:
         else:
             self._wanted[key] = wanted
         self._changed.put_nowait(key)
+
+    def extension_changed(self, namespace: str, name: str, obj: JsonObject | None) -> None:
+        """A TrafficExtension says of its module what a WasmPlugin says in its spec."""
+        module = object_at(obj, "spec", "wasm") if obj is not None else {}
+        self.plugin_changed(
+            namespace, of_extension(name), {**obj, "spec": module} if obj is not None and module else None
+        )
 
     def secret_changed(self, namespace: str, name: str, obj: JsonObject | None) -> None:
         """A pull secret that was missing, or was wrong."""

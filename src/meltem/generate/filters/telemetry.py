@@ -49,6 +49,8 @@ def tracing(manager: Manager, mesh: MeshOptions, tracer: Tracer | None) -> None:
         return
     if tracer.sampling is not None:
         made.random_sampling.value = tracer.sampling
+    if not tracer.propagate:
+        made.MergeFromString(b"\x68\x01")  # no_context_propagation: field 13, unknown to the wheel
     for name, tag in tracer.tags:
         _tag(made, name, tag)
     if tracer.provider is not None and tracer.cluster:

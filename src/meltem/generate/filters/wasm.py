@@ -1,8 +1,8 @@
-"""WasmPlugins as Wasm filters, HTTP and network.
+"""WasmPlugins and TrafficExtensions as Wasm filters, HTTP and network, and as Lua filters.
 
-In: the modules of a chain, in order. Out: filters of one phase. Code comes from a file of the proxy's own, or Envoy
-fetches it over HTTP(S) itself and checks its sha256; images are unpacked and served by istiod (`view/selection.py`
-makes the URL).
+In: the modules and programs of a chain, in order. Out: filters of one phase, the higher priority first. Code comes from
+a file of the proxy's own, or Envoy fetches it over HTTP(S) itself and checks its sha256; images are unpacked and served
+by istiod (`view/selection.py` makes the URL).
 
 Envoy fetches remote code only when it knows its checksum; where the plugin does not say it, istiod has found it out. In
 place of a module that istiod could not fetch stands no filter, or one that refuses everything, as failStrategy says.
@@ -25,13 +25,19 @@ _POLICIES = {
 
 
 def http(filters: Filters, phase: str, ports: tuple[int, ...]) -> Iterable[api.hcm.HttpFilter]:
+    made: list[tuple[int, api.hcm.HttpFilter]] = []
     for module in _of(filters, phase, ports, network=False):
-        if module.failed:
-            if module.spec.fail_strategy != "FAIL_OPEN":
-                yield _closed_http(module)
-            continue
-        made = api.http_wasm.Wasm(config=_config(module))
-        yield api.hcm.HttpFilter(name=module.name, typed_config=api.pack(made))
+        order = module.spec.priority or 0
+        if not module.failed:
+            config = api.http_wasm.Wasm(config=_config(module))
+            made.append((order, api.hcm.HttpFilter(name=module.name, typed_config=api.pack(config))))
+        elif module.spec.fail_strategy != "FAIL_OPEN":
+            made.append((order, _closed_http(module)))
+    for program in filters.lua:
+        if program.phase == phase and (not program.ports or set(program.ports) & set(ports)):
+            script = api.lua.Lua(default_source_code={"inline_string": program.code})
+            made.append((program.priority, api.hcm.HttpFilter(name=program.name, typed_config=api.pack(script))))
+    return [one for _, one in sorted(made, key=lambda pair: -pair[0])]
 
 
 def network(filters: Filters, phase: str, ports: tuple[int, ...]) -> Iterable[api.listener_components.Filter]:
