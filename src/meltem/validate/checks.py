@@ -12,6 +12,8 @@ from typing import cast
 
 import re2  # pyright: ignore[reportMissingTypeStubs]
 
+from meltem.cel_parse import parse as parse_cel
+from meltem.errors import UserError
 from meltem.resources.base import Duration
 from meltem.resources.common import PolicyTargetReference, StringMatch, WorkloadSelector
 from meltem.validate.findings import Report
@@ -28,6 +30,7 @@ _HTTP_PROTOCOLS = frozenset({"http", "http2", "http_proxy", "grpc", "grpc-web"})
 _TLS_PROTOCOLS = frozenset({"https", "tls"})
 _STREAM_PROTOCOLS = frozenset({"tcp", "mongo", "redis", "mysql"})
 _OTHER_PROTOCOLS = frozenset({"udp", "hbone"})
+_NO_HOST = re.compile(r"[\s{}<>\"\\^`|]")
 _TARGETS = {
     ("", "Service"),
     ("core", "Service"),
@@ -193,6 +196,21 @@ def regex_error(expression: str) -> str:
     return ""
 
 
+def check_cel(r: Report, expression: str) -> None:
+    """Whether it is an expression at all; what it may name is known to whoever evaluates it."""
+    try:
+        parse_cel(expression)
+    except UserError as error:
+        place, _, what = error.what.partition("<input>:")[2].partition(": ")
+        said = f"at character {place.partition(':')[2]}: {what.partition(': ')[2]}" if what else error.what
+        r.error(f"is no CEL expression: {said}", "Syntax: https://cel.dev")
+
+
+def is_authority(text: str) -> bool:
+    """`host:port` of a URL, as far as its characters go."""
+    return _NO_HOST.search(text) is None
+
+
 def check_regex(r: Report, expression: str) -> None:
     if not expression:
         r.error("the expression is empty", "Write .* to match everything.")
@@ -217,7 +235,7 @@ def check_labels(r: Report, labels: Mapping[str, str]) -> None:
         prefix, slash, name = key.rpartition("/")
         if len(name) > 63 or not _TAG_NAME.fullmatch(name) or (slash and domain_error(prefix, wildcard=False)):
             r.error(f"{key[:80]!r} is no valid label name")
-        if value and (len(value) > 63 or not _TAG_NAME.fullmatch(value)):
+        if value and not _TAG_NAME.fullmatch(value):
             r.error(f"{value[:80]!r} is no valid value of label {key[:80]!r}")
 
 
@@ -293,11 +311,18 @@ def _target(r: Report, ref: PolicyTargetReference) -> None:
         r.at("name").error("the name is empty")
     if ref.namespace:
         r.at("namespace").error("objects of other namespaces cannot be named", "Leave the namespace out.")
-    if (ref.group, ref.kind) not in _TARGETS:
-        r.error(
-            f"a policy cannot attach to {ref.group or 'core'}/{ref.kind}",
-            "Name a Service, a ServiceEntry, or a Gateway or GatewayClass of gateway.networking.k8s.io.",
-        )
+    what = target_error(ref)
+    if what:
+        r.error(what, TARGET_REMEDY)
+
+
+TARGET_REMEDY = "Name a Service, a ServiceEntry, or a Gateway or GatewayClass of gateway.networking.k8s.io."
+
+
+def target_error(ref: PolicyTargetReference) -> str:
+    """Why a policy cannot attach to what is named, or an empty string."""
+    known = (ref.group, ref.kind) in _TARGETS
+    return "" if known else f"a policy cannot attach to {ref.group or 'core'}/{ref.kind}"
 
 
 def check_unique(r: Report, names: Iterable[str], what: str) -> None:

@@ -162,7 +162,7 @@ def _tcp_pool(r: Report, pool: TCPPool) -> None:
     _not_negative(r, (("maxConnections", pool.max_connections),))
     checks.check_duration(r.at("connectTimeout"), pool.connect_timeout)
     checks.check_duration(r.at("maxConnectionDuration"), pool.max_connection_duration)
-    if pool.idle_timeout is not None and pool.idle_timeout.nanoseconds:  # 0s: no limit
+    if pool.idle_timeout is not None and abs(pool.idle_timeout.nanoseconds) >= 1_000_000:  # 0s: no limit
         checks.check_duration(r.at("idleTimeout"), pool.idle_timeout)
     if pool.tcp_keepalive is not None:
         checks.check_duration(r.at("tcpKeepalive").at("time"), pool.tcp_keepalive.time)
@@ -228,8 +228,8 @@ def _consistent_hash(r: Report, lb: LoadBalancer) -> None:
 
 
 def is_prime(n: int) -> bool:
-    """For numbers up to `MAX_MAGLEV`; larger ones are not looked at."""
-    if n < 2 or n > MAX_MAGLEV:
+    """For numbers up to `MAX_MAGLEV`; larger ones are not looked at. 1 counts, as for Envoy."""
+    if n < 1 or n > MAX_MAGLEV:
         return False
     return all(n % d for d in range(2, int(n**0.5) + 1))
 

@@ -31,6 +31,8 @@ _OLD_NAMES = {
     "envoy.squash": "envoy.filters.http.squash",
     "envoy.tcp_proxy": "envoy.filters.network.tcp_proxy",
 }
+_FILTERS = frozenset({"NETWORK_FILTER", "HTTP_FILTER", "LISTENER_FILTER"})
+_TYPED = frozenset({"typed_config", "typedConfig", "config_discovery", "configDiscovery"})
 MAX_VERSION = 1024
 
 
@@ -44,7 +46,10 @@ def check_envoy_filter(r: Report, envoy_filter: EnvoyFilter) -> None:
         checks.check_selector_labels(r.at("workloadSelector").at("labels"), spec.workload_selector.labels)
         if spec.target_refs:
             r.error("workloadSelector and targetRefs exclude each other", "Keep one of them.")
-    checks.check_targets(r, None, None, spec.target_refs)
+    for i, ref in enumerate(spec.target_refs):
+        what = checks.target_error(ref)
+        if what:
+            r.at("targetRefs", i).warn(f"{what}: it selects nobody", checks.TARGET_REMEDY)
     for i, patch in enumerate(spec.config_patches):
         _patch(r.at("configPatches", i), patch)
 
@@ -82,12 +87,19 @@ def _value(r: Report, patch: ConfigPatch) -> None:
     try:
         patches.parsed(patch)
     except patches.UnknownType as error:
-        r.warn(f"{error}: the patch is not applied")
+        if "'envoy." in str(error):
+            r.error(str(error), "Version 3 of Envoy's API: https://www.envoyproxy.io/docs/envoy/latest/api-v3/api")
+        else:
+            r.warn(f"{error}: the patch is not applied", "Filters of Istio's own Envoy are not in stock Envoy.")
     except patches.Unreadable as error:
         r.error(str(error))
     else:
         for path in patches.ignored_of(patch):
             r.warn(f"{path} is no field that Envoy is known to have: it is ignored")
+    operation = patch.patch.operation if patch.patch is not None else ""
+    value = patch.patch.value if patch.patch is not None else None
+    if patch.apply_to in _FILTERS and operation not in ("REMOVE", "MERGE") and value and not _TYPED & set(value):
+        r.warn("has no typed_config: Envoy finds filters by the type of their configuration", "Add typed_config.")
 
 
 def _version(r: Report, match: PatchMatch) -> None:

@@ -67,7 +67,7 @@ def _url(r: Report, url: str) -> None:
         whole = bool(parts.netloc or parts.path) and (parts.port or 1) > 0
     except ValueError:
         whole, parts = False, urlsplit("")
-    if not whole or any(c.isspace() for c in url):
+    if not whole or not checks.is_authority(parts.netloc + parts.path):
         r.error(f"{url[:80]!r} is no URL")
     elif parts.scheme not in _SCHEMES:
         r.error(f"the scheme {parts.scheme[:32]!r} is not supported", "Write oci://, http://, https:// or file://.")

@@ -16,6 +16,8 @@ class Finding(msgspec.Struct, frozen=True):
     path: str
     what: str
     remedy: str = ""
+    code: str = ""
+    """The analyzers' code, where it has one of its own."""
 
     def __str__(self) -> str:
         text = f"{self.path}: {self.what}" if self.path else self.what
@@ -51,13 +53,22 @@ class Report:
         step = field if index is None else f"{field}[{index!r}]"
         return Report(f"{self.path}.{step}" if self.path else step, self._errors, self._warnings)
 
+    def beside(self, path: str) -> Report:
+        """The report for another path of the same object."""
+        return Report(path, self._errors, self._warnings)
+
+    @property
+    def failed(self) -> frozenset[str]:
+        """Paths that have an error."""
+        return frozenset(f.path for f in self._errors)
+
     def error(self, what: str, remedy: str = "") -> None:
         if len(self._errors) < MAX_FINDINGS:
             self._errors.append(Finding(self.path, what, remedy))
 
-    def warn(self, what: str, remedy: str = "") -> None:
+    def warn(self, what: str, remedy: str = "", code: str = "") -> None:
         if len(self._warnings) < MAX_FINDINGS:
-            self._warnings.append(Finding(self.path, what, remedy))
+            self._warnings.append(Finding(self.path, what, remedy, code))
 
     def result(self) -> Result:
         return Result(tuple(self._errors), tuple(self._warnings))

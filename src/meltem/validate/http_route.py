@@ -231,14 +231,14 @@ def _abort(r: Report, abort: FaultAbort | None) -> None:
     elif abort.http2_error is not None:
         r.at("http2Error").error("HTTP/2 errors cannot be injected", "Use httpStatus or grpcStatus.")
     elif abort.http_status is not None:
-        _status(r.at("httpStatus"), abort.http_status)
+        _status(r.at("httpStatus"), abort.http_status, 600)
     else:
         r.warn("nothing is aborted", "Set httpStatus or grpcStatus.")
 
 
-def _status(r: Report, status: int) -> None:
-    if not 200 <= status <= 599:
-        r.error(f"{status} is no HTTP status that can be answered", "Write a number from 200 to 599.")
+def _status(r: Report, status: int, last: int = 599) -> None:
+    if not 200 <= status <= last:
+        r.error(f"{status} is no HTTP status that can be answered", f"Write a number from 200 to {last}.")
 
 
 def _delay(r: Report, delay: FaultDelay | None) -> None:

@@ -14,6 +14,7 @@ from meltem.validate.findings import Report, Result
 from meltem.validate.gateway import check_gateway
 from meltem.validate.mesh import check_proxy_config
 from meltem.validate.security import (
+    DRY_RUN,
     check_authorization_policy,
     check_peer_authentication,
     check_request_authentication,
@@ -27,6 +28,8 @@ from meltem.validate.virtual_service import check_virtual_service
 def validate(resource: Resource) -> Result:
     """What Istio's admission would say. Kinds that are not Istio's have no findings."""
     r = Report("spec")
+    if DRY_RUN in resource.metadata.annotations and not isinstance(resource, security.AuthorizationPolicy):
+        r.beside("metadata.annotations").error(f"{DRY_RUN} works for AuthorizationPolicies only", "Remove it.")
     match resource:
         case networking.VirtualService():
             check_virtual_service(r, resource)

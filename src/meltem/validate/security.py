@@ -79,7 +79,6 @@ def _jwt_rule(r: Report, rule: JWTRule) -> None:
         ("fromParams", rule.from_params),
         ("fromCookies", rule.from_cookies),
         ("fromHeaders", tuple(h.name for h in rule.from_headers)),
-        ("spaceDelimitedClaims", rule.space_delimited_claims),
     ):
         _not_empty(r, field, values)
     for i, one in enumerate(rule.output_claim_to_headers):
@@ -98,7 +97,12 @@ def _url(r: Report, url: str) -> None:
     except ValueError:
         r.error(f"{url[:80]!r} is no URL")
         return
-    if parts.scheme not in ("http", "https") or not parts.hostname or port == 0:
+    if (
+        parts.scheme not in ("http", "https")
+        or not parts.hostname
+        or port == 0
+        or not checks.is_authority(parts.netloc)
+    ):
         r.error(f"{url[:80]!r} is no URL of a key set", "Write https://host/path.")
 
 

@@ -34,7 +34,8 @@ def check_service_entry(r: Report, entry: ServiceEntry) -> None:
         checks.check_subnet(r.at("addresses", i), address)
         if "/" in address and spec.resolution not in ("NONE", "STATIC"):
             r.at("addresses", i).error(f"resolution {spec.resolution} cannot have address ranges", "Write one address.")
-    _ports(r, spec)
+    asked = entry.metadata.labels.get("networking.istio.io/enable-autoallocate-ip", "")
+    _ports(r, spec, allocated=spec.resolution != "NONE" and asked.lower() != "false")
     _resolution(r, spec)
     if spec.resolution != "NONE" and len(spec.hosts) > 1:
         for i, port in enumerate(spec.ports):
@@ -60,7 +61,8 @@ def _hosts(r: Report, spec: ServiceEntrySpec) -> None:
             here.warn(f"{host[:80]!r}: `*` should stand alone in the first part", "Write *.example.com.")
 
 
-def _ports(r: Report, spec: ServiceEntrySpec) -> None:
+def _ports(r: Report, spec: ServiceEntrySpec, *, allocated: bool) -> None:
+    """`allocated`: the entry gets an address of its own."""
     checks.check_unique(r.at("ports"), (p.name for p in spec.ports), "port name")
     checks.check_unique(r.at("ports"), (str(p.number) for p in spec.ports), "port number")
     for i, port in enumerate(spec.ports):
@@ -70,6 +72,11 @@ def _ports(r: Report, spec: ServiceEntrySpec) -> None:
         checks.check_port(here.at("number"), port.number)
         if port.target_port:
             checks.check_port(here.at("targetPort"), port.target_port)
+        if port.protocol in ("", "TCP") and not spec.addresses and not allocated:
+            here.warn(
+                "TCP without addresses takes every connection to this port, whatever its destination",
+                "Set addresses, or use resolution DNS or STATIC.",
+            )
 
 
 def _resolution(r: Report, spec: ServiceEntrySpec) -> None:

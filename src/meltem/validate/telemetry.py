@@ -23,7 +23,7 @@ def check_telemetry(r: Report, telemetry: Telemetry) -> None:
         here = r.at("accessLogging", i)
         _providers(here, logging.providers)
         if logging.filter is not None:
-            _balanced(here.at("filter").at("expression"), logging.filter.expression)
+            checks.check_cel(here.at("filter").at("expression"), logging.filter.expression)
 
 
 def _providers(r: Report, providers: tuple[ProviderRef, ...]) -> None:
@@ -71,28 +71,5 @@ def _metrics(r: Report, metrics: Metrics) -> None:
                 below.at("value").error("is missing: UPSERT needs a value", "Write a CEL expression.")
             elif tag.operation == "REMOVE" and tag.value:
                 below.at("value").error("has no effect with REMOVE", "Remove the value.")
-            _balanced(below.at("value"), tag.value)
-
-
-def _balanced(r: Report, expression: str) -> None:
-    """A first look at a CEL expression: brackets and quotes that do not close."""
-    stack: list[str] = []
-    quote = ""
-    escaped = False
-    for c in expression:
-        if quote:
-            if escaped:
-                escaped = False
-            elif c == "\\":
-                escaped = True
-            elif c == quote:
-                quote = ""
-        elif c in "\"'":
-            quote = c
-        elif c in "([{":
-            stack.append({"(": ")", "[": "]", "{": "}"}[c])
-        elif c in ")]}" and (not stack or stack.pop() != c):
-            r.error(f"the expression has a {c!r} too many")
-            return
-    if quote or stack:
-        r.error(f"the expression does not end: {quote or stack[-1]!r} is missing")
+            if tag.value:
+                checks.check_cel(below.at("value"), tag.value)

@@ -16,6 +16,8 @@ from meltem.validate.findings import Report
 from meltem.validate.http_route import check_destinations, check_gateways, check_http_route, is_claim
 
 MESH = "mesh"
+UNREACHABLE, INEFFECTIVE = "IST0130", "IST0131"
+"""What the analyzers call a rule and a match that an earlier one leaves nothing."""
 MAX_PATH = 2048
 MAX_SAME_PREFIX = 16
 R = TypeVar("R", HTTPRoute, TCPRoute, TLSRoute)
@@ -132,9 +134,9 @@ def _tls_match(r: Report, match: TLSMatch, hosts: Hosts, *, at_gateway: bool) ->
     for i, host in enumerate(match.sni_hosts):
         here = r.at("sniHosts", i)
         found = "" if at_gateway and host.startswith("outbound_.") else checks.domain_error(host, wildcard=True)
-        if found:
-            if checks.is_ip(host):
-                here.warn("server names are no IP addresses (RFC 6066): most clients will never send this")
+        if found and checks.is_ip(host):
+            here.warn("server names are no IP addresses (RFC 6066): most clients will never send this")
+        elif found:
             here.error(found)
         elif not hosts.cover(host):
             here.error(f"{host[:80]!r} is not among the hosts of the VirtualService", "Add it to spec.hosts.")
@@ -173,13 +175,15 @@ def _unreachable(r: Report, field: str, routes: Sequence[R]) -> None:
         here = r.at(field, i)
         if not route.match:
             if catch_all >= 0:
-                here.warn(f"{_rule(route, i)} is never used: {_rule(routes[catch_all], catch_all)} matches everything")
+                text = f"{_rule(route, i)} is never used: {_rule(routes[catch_all], catch_all)} matches everything"
+                here.warn(text, code=UNREACHABLE)
             catch_all = i if catch_all < 0 else catch_all
             continue
         if catch_all >= 0:
             here.warn(
                 f"{_rule(route, i)} is never used: {_rule(routes[catch_all], catch_all)} before it matches everything",
                 "Move the rule without matches to the end.",
+                UNREACHABLE,
             )
             continue
         repeated = 0
@@ -187,32 +191,36 @@ def _unreachable(r: Report, field: str, routes: Sequence[R]) -> None:
             key = to_json(match)
             if key in seen:
                 repeated += 1
-                here.at("match", j).warn(f"is never used: {_rule(routes[seen[key]], seen[key])} has the same match")
+                text = f"is never used: {_rule(routes[seen[key]], seen[key])} has the same match"
+                here.at("match", j).warn(text, code=INEFFECTIVE)
             else:
                 seen[key] = i
         if repeated == len(route.match):
-            here.warn(f"{_rule(route, i)} is never used: earlier rules have all of its matches")
+            here.warn(f"{_rule(route, i)} is never used: earlier rules have all of its matches", code=UNREACHABLE)
 
 
 def _covered(r: Report, routes: tuple[HTTPRoute, ...]) -> None:
     """Matches whose path an earlier, broader prefix takes first. Looks at `MAX_SAME_PREFIX` rules a prefix at most."""
-    broad: dict[str, list[tuple[int, HTTPMatch]]] = {}
+    broad: dict[str, list[tuple[int, int, HTTPMatch]]] = {}
     for i, route in enumerate(routes):
         for j, match in enumerate(route.match):
             path = _path(match)
             if path is None or len(path) > MAX_PATH:
                 continue
             shorter = (broad.get(path[:k], ()) for k in range(1, len(path)))
-            hit = next((n for found in shorter for n, other in found if n != i and _looser(other, match)), None)
+            hit = next(
+                (n for found in shorter for n, m, other in found if (n, m) != (i, j) and _looser(other, match)), None
+            )
             if hit is not None:
                 r.at("http", i).at("match", j).warn(
                     f"is never used: {_rule(routes[hit], hit)} matches a shorter prefix of the path first",
-                    "Put the more specific rule before it.",
+                    "Put the more specific rule before it." if hit != i else "Remove it.",
+                    INEFFECTIVE,
                 )
             if match.uri is not None and match.uri.prefix:
                 same = broad.setdefault(match.uri.prefix, [])
                 if len(same) < MAX_SAME_PREFIX:
-                    same.append((i, match))
+                    same.append((i, j, match))
 
 
 def _path(match: HTTPMatch) -> str | None:

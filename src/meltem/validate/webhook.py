@@ -17,7 +17,8 @@ from meltem.resources.base import Resource
 from meltem.resources.kinds import find_kind
 from meltem.resources.lenient import Problem
 from meltem.resources.parse import parse, problems_of
-from meltem.validate.findings import Finding, Result
+from meltem.validate.bounds import check_bounds
+from meltem.validate.findings import Finding, Report, Result
 from meltem.validate.rules import validate
 
 ALWAYS_REJECT = "internal.istio.io/webhook-always-reject"
@@ -72,7 +73,14 @@ def _rules(obj: Json) -> Result:
         resource: Resource = parse(obj)
     except InvalidResource as error:
         return Result((Finding(error.where, error.what, error.remedy),))
-    return validate(resource)
+    result = validate(resource)
+    info = find_kind(str_at(obj, "apiVersion"), str_at(obj, "kind"))
+    if info is None or not isinstance(obj, dict):
+        return result
+    limits = Report("spec")
+    check_bounds(limits, info, obj.get("spec"))
+    said = {f.path for f in result.errors}  # the rules say more of the same
+    return result + Result(tuple(f for f in limits.result().errors if f.path not in said))
 
 
 def _finding(problem: Problem) -> Finding:

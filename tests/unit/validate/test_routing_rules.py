@@ -118,7 +118,7 @@ ERRORS = [
         "VirtualService",
         "{hosts: [a], http: [{fault: {abort: {httpStatus: 99}}, %s}]}",
         "abort.httpStatus",
-        "200 to 599",
+        "200 to 600",
     ),
     (
         "VirtualService",
@@ -324,6 +324,18 @@ def test_refused_with_path_and_remedy(check: Check, kind: str, spec: str, path: 
 
 
 WARNINGS = [
+    (
+        "VirtualService",
+        "{hosts: [1.2.3.4], tls: [{match: [{sniHosts: [1.2.3.4]}], %s}]}",
+        "tls[0].match[0].sniHosts[0]",
+        "no IP addresses",
+    ),
+    (
+        "VirtualService",
+        "{hosts: [a], http: [{match: [{uri: {prefix: /a}}, {uri: {prefix: /ab}}], %s}]}",
+        "http[0].match[1]",
+        "never used",
+    ),
     (
         "VirtualService",
         "{hosts: [a], http: [{%s}, {match: [{uri: {prefix: /a}}], %s}]}",

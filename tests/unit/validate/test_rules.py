@@ -57,6 +57,13 @@ GOOD = [
     ("WasmPlugin", "{url: 'registry.example.com/filter:v1'}"),
     ("TrafficExtension", "{lua: {inlineCode: 'x = 1'}}"),
     ("ProxyConfig", "{concurrency: 0, environmentVariables: {A: b}}"),
+    ("Telemetry", "{accessLogging: [{filter: {expression: \"response.code >= 400 && !has(request.headers['x'])\"}}]}"),
+    (
+        "Gateway",
+        "{servers: [{port: {number: 443, name: h, protocol: HTTPS}, hosts: ['*'], "
+        "tls: {mode: SIMPLE, credentialName: c, cipherSuites: ['ALL', '-RSA']}}]}",
+    ),
+    ("WorkloadEntry", f"{{address: 10.0.0.1, labels: {{app: {'a' * 64}}}}}"),
 ]
 
 
@@ -274,7 +281,55 @@ ERRORS = [
     ("Telemetry", "{tracing: [{randomSamplingPercentage: 101}]}", "randomSamplingPercentage", "no percentage"),
     ("Telemetry", "{tracing: [{customTags: {a: {literal: {value: ''}}}}]}", "customTags['a'].literal", "empty"),
     ("Telemetry", "{metrics: [{overrides: [{tagOverrides: {a: {}}}]}]}", "tagOverrides['a'].value", "UPSERT needs"),
-    ("Telemetry", "{accessLogging: [{filter: {expression: 'a(b'}}]}", "filter.expression", "does not end"),
+    ("Telemetry", "{accessLogging: [{filter: {expression: 'a(b'}}]}", "filter.expression", "no CEL expression"),
+    ("Telemetry", "{accessLogging: [{filter: {expression: 'a b'}}]}", "filter.expression", "at character 3"),
+    ("Telemetry", "{accessLogging: [{filter: {}}]}", "filter.expression", "no CEL expression"),
+    ("Telemetry", "{metrics: [{overrides: [{tagOverrides: {a: {value: 'x ='}}}]}]}", "value", "no CEL expression"),
+    ("RequestAuthentication", "{jwtRules: [{issuer: i, jwksUri: 'http://a b'}]}", "jwksUri", "no URL"),
+    ("WasmPlugin", "{url: '{x}'}", "spec.url", "no URL"),
+    # limits of the schema, told of files as the API server tells them
+    ("PeerAuthentication", "{selector: {matchLabels: {app: a}}, portLevelMtls: {}}", "portLevelMtls", "is empty"),
+    ("WorkloadEntry", "{address: 10.0.0.1, weight: -1}", "spec.weight", "from 0 to"),
+    (
+        "DestinationRule",
+        "{host: a, trafficPolicy: {outlierDetection: {consecutive5xxErrors: -1}}}",
+        "consecutive5xxErrors",
+        "from 0 to 4294967295",
+    ),
+    (
+        "DestinationRule",
+        "{host: a, trafficPolicy: {outlierDetection: {outlierDetectionHttpErrorCodes: [500, 42]}}}",
+        "outlierDetectionHttpErrorCodes[1]",
+        "from 100 to 599",
+    ),
+    ("WasmPlugin", "{url: a, pluginName: ''}", "spec.pluginName", "is empty"),
+    ("TrafficExtension", "{lua: {inlineCode: ''}}", "lua.inlineCode", "is empty"),
+    # values of patches, as messages of Envoy
+    (
+        "EnvoyFilter",
+        "{configPatches: [{applyTo: CLUSTER, patch: {operation: MERGE, value: {connect_timeout: soon}}}]}",
+        "configPatches[0].patch.value",
+        "no Cluster of Envoy",
+    ),
+    (
+        "EnvoyFilter",
+        "{configPatches: [{applyTo: CLUSTER, patch: {operation: MERGE, value: {lb_policy: BEST}}}]}",
+        "configPatches[0].patch.value",
+        "BEST",
+    ),
+    (
+        "EnvoyFilter",
+        "{configPatches: [{applyTo: HTTP_FILTER, patch: {operation: INSERT_FIRST, "
+        "value: {name: a, typed_config: {'@type': type.googleapis.com/envoy.nothing.v3.Nothing}}}}]}",
+        "configPatches[0].patch.value",
+        "no message type 'envoy.nothing.v3.Nothing'",
+    ),
+    (
+        "EnvoyFilter",
+        "{configPatches: [{applyTo: HTTP_FILTER, patch: {operation: ADD, value: {name: a, typed_config: {}}}}]}",
+        "configPatches[0].patch.value",
+        "@type",
+    ),
     ("WasmPlugin", "{url: 'ftp://a/b'}", "spec.url", "not supported"),
     ("WasmPlugin", "{url: 'a.com:5000/b:v1'}", "spec.url", "Write oci://a.com:5000/b:v1"),
     ("WasmPlugin", "{url: 'oci://a/b', sha256: abc}", "spec.sha256", "64"),
@@ -320,6 +375,37 @@ WARNINGS = [
         "stand alone",
     ),
     ("WorkloadEntry", "{network: far}", "spec.address", "through the gateways"),
+    (
+        "ServiceEntry",
+        "{hosts: [a.com], ports: [{number: 5432, name: t, protocol: TCP}], resolution: NONE}",
+        "ports[0]",
+        "takes every connection to this port",
+    ),
+    (
+        "EnvoyFilter",
+        "{configPatches: [{applyTo: CLUSTER, patch: {operation: MERGE, value: {conect_timeout: 1s}}}]}",
+        "configPatches[0].patch.value",
+        "conect_timeout is no field",
+    ),
+    (
+        "EnvoyFilter",
+        "{configPatches: [{applyTo: HTTP_FILTER, patch: {operation: INSERT_FIRST, "
+        "value: {name: a, typed_config: {'@type': type.googleapis.com/stats.PluginConfig}}}}]}",
+        "configPatches[0].patch.value",
+        "not in stock Envoy",
+    ),
+    (
+        "EnvoyFilter",
+        "{configPatches: [{applyTo: HTTP_FILTER, patch: {operation: INSERT_FIRST, value: {name: a}}}]}",
+        "configPatches[0].patch.value",
+        "no typed_config",
+    ),
+    (
+        "EnvoyFilter",
+        "{targetRefs: [{kind: Pod, name: a}]}",
+        "targetRefs[0]",
+        "selects nobody",
+    ),
     ("EnvoyFilter", "{}", "spec", "may differ in the next version"),
     (
         "AuthorizationPolicy",
@@ -350,6 +436,17 @@ def test_warned_of_but_accepted(check: Check, kind: str, spec: str, path: str, w
 def test_dry_run_works_for_allow_and_deny(check: Check, action: str, value: str, ok: bool) -> None:
     spec = f"{{action: {action}, rules: [{{}}]}}"
     assert check("AuthorizationPolicy", spec, annotations={"istio.io/dry-run": value}).ok is ok
+
+
+def test_dry_run_is_for_authorization_policies(check: Check) -> None:
+    result = check("PeerAuthentication", "{}", annotations={"istio.io/dry-run": "true"})
+    assert [e.path for e in result.errors] == ["metadata.annotations"]
+
+
+def test_what_a_rule_says_the_schema_does_not_say_again(check: Check) -> None:
+    spec = "{host: a, trafficPolicy: {loadBalancer: {warmup: {duration: 10s, minimumPercent: 101}}}}"
+    result = check("DestinationRule", spec)
+    assert [e.path for e in result.errors] == ["spec.trafficPolicy.loadBalancer.warmup.minimumPercent"]
 
 
 def test_a_gateways_own_name_is_checked(check: Check) -> None:

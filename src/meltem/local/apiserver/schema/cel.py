@@ -14,11 +14,11 @@ from collections.abc import Callable, Mapping
 from functools import lru_cache
 from typing import TypeAlias, cast
 
+from meltem.cel_parse import Node, parse
 from meltem.errors import UserError
 from meltem.local.apiserver.schema import cel_values as v
 from meltem.local.apiserver.schema.cel_functions import as_json, global_functions, member_functions
 from meltem.local.apiserver.schema.cel_macros import comprehension
-from meltem.local.apiserver.schema.cel_parse import Node, parse
 from meltem.local.apiserver.schema.cel_scope import Code, Scope
 from meltem.local.apiserver.schema.cel_values import CelError, Optional, Value
 from meltem.objects import Json

@@ -9,9 +9,9 @@ from collections.abc import Callable, Iterator
 from functools import cmp_to_key
 from typing import TypeAlias
 
+from meltem.cel_parse import Node
 from meltem.errors import UserError
 from meltem.local.apiserver.schema import cel_values as v
-from meltem.local.apiserver.schema.cel_parse import Node
 from meltem.local.apiserver.schema.cel_scope import Code, Scope
 from meltem.local.apiserver.schema.cel_values import CelError, Optional, Value
 
