@@ -19,9 +19,12 @@ SYSTEM_NAMESPACES = frozenset({"kube-system", "kube-public", "kube-node-lease", 
 
 class Context:
     """One analysis. `reported(placed)`: whether findings about an object are wanted (it is of the namespace asked for,
-    or from the files)."""
+    or from the files). `partial`: only files are known, what is not in them may be there all the same."""
 
-    def __init__(self, world: World, system_namespace: str, reported: Callable[[Placed], bool]) -> None:
+    def __init__(
+        self, world: World, system_namespace: str, reported: Callable[[Placed], bool], *, partial: bool = False
+    ) -> None:
+        self.partial = partial
         self.world = world
         self.system = system_namespace
         self._reported = reported

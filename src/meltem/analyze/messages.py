@@ -76,9 +76,14 @@ CODES: Mapping[str, tuple[str, Level]] = {
     "IST0160": ("MultipleTelemetriesWithoutWorkloadSelectors", _E),
     "IST0161": ("InvalidGatewayCredential", _E),
     "IST0162": ("GatewayPortNotDefinedOnService", _W),
+    "IST0163": ("InvalidExternalControlPlaneConfig", _W),
+    "IST0164": ("ExternalControlPlaneAddressIsNotAHostname", _I),
+    "IST0165": ("ReferencedInternalGateway", _W),
+    "IST0166": ("IneffectiveSelector", _W),
     "IST0171": ("NegativeConditionStatus", _W),
     "IST0173": ("DestinationRuleSubsetNotSelectPods", _E),
     "IST0174": ("UnknownDestinationRuleHost", _W),
+    "IST0176": ("GatewayAPICRDVersionBelowMinimum", _W),
     "IST0177": ("ConflictingServiceEntryProtocol", _W),
 }
 

@@ -68,7 +68,12 @@ def _switch(argument: str) -> str:
 @click.option("-R", "--recursive", is_flag=True, help="Look into directories within directories")
 @click.option("-A", "--all-namespaces", is_flag=True, help="Every namespace")
 @click.option("-o", "--output", type=click.Choice(["log", "json", "yaml"]), default="log", help="Output format")
-@click.option("--failure-threshold", type=_LevelName(), default="Error", help=f"Exit with {FOUND} from this level on")
+@click.option(
+    "--failure-threshold",
+    type=_LevelName(),
+    default="Error",
+    help=f"Exit with {FOUND} from this level on (log output only)",
+)
 @click.option("--output-threshold", type=_LevelName(), default="Info", help="Show from this level on")
 @click.option("-S", "--suppress", "suppressed", multiple=True, help="CODE=KIND NAME.NAMESPACE, wildcards allowed")
 @click.option("-L", "--list-analyzers", is_flag=True, help="List the analyzers")
@@ -126,9 +131,11 @@ def analyze(
     _show(shown, output, what, color)
     for error in unread:
         click.echo(f"Error: {error}", err=True)
+    if output != "log":  # read by programs, which look at the findings themselves
+        return None
     if unread and not ignore_unknown:
         return FOUND
-    return _verdict(found, failure_threshold, output)
+    return _verdict(found, failure_threshold)
 
 
 def _tried(placed: list[Placed], context: Context) -> list[Message]:
@@ -164,12 +171,11 @@ def findings_of_cluster(settings: Globals, istio_namespace: str, timeout: float 
     return run(context, only=(), suppressions=[])
 
 
-def _verdict(found: list[Message], threshold: str, output: str) -> int | None:
+def _verdict(found: list[Message], threshold: str) -> int | None:
     if not any(m.level >= _level(threshold) for m in found):
         return None
-    if output == "log":
-        click.echo("Error: Analyzers found issues.", err=True)
-        click.echo("Each code is explained at https://istio.io/latest/docs/reference/config/analysis.", err=True)
+    click.echo("Error: Analyzers found issues.", err=True)
+    click.echo("Each code is explained at https://istio.io/latest/docs/reference/config/analysis.", err=True)
     return FOUND
 
 
@@ -228,16 +234,21 @@ def _context(settings: Globals, placed: list[Placed], namespace: str, *, use_kub
             return use_kube and name_of(one.obj) == namespace
         return use_kube and namespace_of(one.obj) in ("", namespace)
 
-    return Context(built, settings.istio_namespace, reported)
+    return Context(built, settings.istio_namespace, reported, partial=not use_kube)
 
 
 def _cluster(settings: Globals, timeout: float) -> list[Placed]:
-    from meltem.kube.resource_types import DEPLOYMENTS, MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS
+    from meltem.kube.resource_types import (
+        CRDS,
+        DEPLOYMENTS,
+        MUTATING_WEBHOOKS,
+        VALIDATING_WEBHOOKS,
+    )
     from meltem.simulate.world import list_cluster
 
     async def run() -> tuple[list[Placed], list[str]]:
         async with settings.connect() as client:
-            extra = (DEPLOYMENTS, MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS)
+            extra = (CRDS, DEPLOYMENTS, MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS)
             return await asyncio.wait_for(list_cluster(client, extra=extra), timeout)
 
     try:

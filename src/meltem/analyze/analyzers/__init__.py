@@ -19,6 +19,7 @@ from meltem.analyze.analyzers import (
     destination_tls,
     envoy_filters,
     export_to,
+    gateway_api,
     gateway_ports,
     gateway_references,
     gateway_secrets,
@@ -35,7 +36,6 @@ from meltem.analyze.analyzers import (
     sidecar_selectors,
     subsets,
     telemetries,
-    unreachable_rules,
     webhooks,
 )
 from meltem.analyze.context import Context
@@ -81,6 +81,11 @@ ANALYZERS: Mapping[str, tuple[Analyzer, str]] = {
     "virtualservice.DestinationRuleAnalyzer": (destination_hosts.analyze_subsets, "Subsets that routes name"),
     "virtualservice.GatewayAnalyzer": (gateway_references.analyze, "Gateways that routes name"),
     "virtualservice.JWTClaimRouteAnalyzer": (jwt_claims.analyze, "Routing by claims without authentication"),
-    "virtualservice.UnreachableRuleAnalyzer": (unreachable_rules.analyze, "Rules that never match"),
+    "externalcontrolplane.ExternalControlPlaneAnalyzer": (
+        webhooks.analyze_external,
+        "Webhooks that lead to a control plane outside the cluster",
+    ),
+    "k8sgateway.CRDVersionAnalyzer": (gateway_api.analyze_versions, "Versions of the Gateway API's definitions"),
+    "k8sgateway.SelectorAnalyzer": (gateway_api.analyze_selectors, "Policies that select pods of a Kubernetes Gateway"),
     "webhook.Analyzer": (webhooks.analyze, "Webhooks of istiod"),
 }

@@ -17,6 +17,8 @@ def analyze(context: Context) -> Iterable[Message]:
         if not selector:
             continue
         pods = context.pods("", selector)
+        if not pods and context.partial:
+            continue
         if not pods:
             shown = listed(f"{k}={v}" for k, v in selector.items())
             yield message("IST0101", placed, f"Referenced selector not found: {shown}", "spec", "selector")

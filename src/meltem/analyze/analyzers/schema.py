@@ -1,4 +1,4 @@
-"""IST0106 and IST0133: what admission would refuse or warn about."""
+"""IST0106 and IST0133: what admission would refuse or warn about; IST0130 and IST0131 of it by their own codes."""
 
 from __future__ import annotations
 
@@ -21,4 +21,4 @@ def analyze(context: Context) -> Iterable[Message]:
             result = check_object(placed.obj)
             for code, findings in (("IST0106", result.errors), ("IST0133", result.warnings)):
                 for one in findings:
-                    yield message(code, placed, str(one), *path_of(one.path))
+                    yield message(one.code or code, placed, str(one), *path_of(one.path))

@@ -12,7 +12,7 @@ from meltem.objects import at, objects_at, str_at, strings_at
 
 def analyze(context: Context) -> Iterable[Message]:
     for placed in context.own("ServiceEntry"):
-        if strings_at(placed.obj, "spec", "addresses"):
+        if strings_at(placed.obj, "spec", "addresses") or objects_at(placed.obj, "status", "addresses"):
             continue
         hosts = strings_at(placed.obj, "spec", "hosts")
         automatic = str_at(placed.obj, "spec", "resolution") not in ("", "NONE") and not any(
