@@ -133,8 +133,8 @@ class Patched:
 
     def _added(self, _r: Reader, group: Group, patches: PatchSet, *, inbound: bool = False) -> Mapping[GroupKey, Job]:
         return {
-            (group, one.type_url, one.name): Job(None, patch_set((patch,)), NOWHERE, (one,))
-            for patch, one in patching.additions(patches, inbound=inbound)
+            (group, one.type_url, one.name): Job(None, patch_set(adding), NOWHERE, (one,))
+            for adding, one in patching.additions(patches, inbound=inbound)
         }
 
     def _added_inbound(self, reader: Reader, group: InboundKey, view: InboundView) -> Mapping[GroupKey, Job]:
@@ -208,7 +208,7 @@ def with_patches(
 ) -> Job:
     """The job with fewer patches."""
     if job.resource is None:
-        return Job(None, patches, job.where, job.results if patches.patches else ())
+        return Job(None, patches, job.where, tuple(added for _, added in patching.additions(patches)))
     return Job(job.resource, patches, job.where, apply((job.resource, patches, job.where)))
 
 

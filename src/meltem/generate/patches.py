@@ -167,10 +167,10 @@ def apply(resource: Resource, patches: PatchSet, where: Where) -> tuple[Resource
     return (resource,)
 
 
-def additions(patches: PatchSet, *, inbound: bool = False) -> tuple[tuple[OnePatch, Resource], ...]:
-    """Listeners, clusters and extension configurations that patches add, each with the patch that does. What is for any
-    direction is added once, with what goes out."""
-    found: dict[tuple[str, str], tuple[OnePatch, Resource]] = {}
+def additions(patches: PatchSet, *, inbound: bool = False) -> tuple[tuple[tuple[OnePatch, ...], Resource], ...]:
+    """Listeners, clusters and extension configurations that patches add, each with the patches that do: of several the
+    last one counts. What is for any direction is added once, with what goes out."""
+    found: dict[tuple[str, str], tuple[tuple[OnePatch, ...], Resource]] = {}
     for one, operation, value in _usable(patches, frozenset(_ADDED)):
         if operation not in ("ADD", "INSERT_FIRST", "INSERT_BEFORE", "INSERT_AFTER") or value is None:
             continue
@@ -179,7 +179,8 @@ def additions(patches: PatchSet, *, inbound: bool = False) -> tuple[tuple[OnePat
         name = value.name  # type: ignore[attr-defined]
         url = _ADDED[one.patch.apply_to]
         if isinstance(name, str) and name:
-            found[(url, name)] = one, api.resource(url, name, value)
+            before = found[(url, name)][0] if (url, name) in found else ()
+            found[(url, name)] = (*before, one), api.resource(url, name, value)
     return tuple(found.values())
 
 

@@ -7,7 +7,7 @@ import sys
 from pathlib import Path
 from typing import cast
 
-from hypothesis import HealthCheck, given, settings
+from hypothesis import HealthCheck, example, given, settings
 from hypothesis import strategies as st
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "support"))
@@ -212,7 +212,12 @@ def versions(engine: Engine, proxy: Proxy) -> dict[tuple[str, str], str]:
         attachment.close()
 
 
+def _adding(bad: bool) -> tuple[JsonObject, bool]:
+    return envoy_filter("a", "blue", "ANY", "CLUSTER", "ADD", bad), True
+
+
 @settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.too_slow])
+@example([[(service("a", "blue", "plain", 1), True), _adding(False), _adding(True)]], True, set())
 @given(st.lists(st.lists(events, max_size=5), max_size=6), st.booleans(), st.sets(st.integers(0, 5)))
 def test_any_history_in_any_batches_generates_what_a_build_from_scratch_does(
     batches: list[list[tuple[JsonObject, bool]]], guarded: bool, tried_after: set[int]
