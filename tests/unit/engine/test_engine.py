@@ -159,7 +159,9 @@ def envoy_filter(name: str, namespace: str, context: str, apply_to: str, operati
     }
     patch: JsonObject = {"operation": operation, "value": values[apply_to]}
     one: JsonObject = {"applyTo": apply_to, "match": {"context": context}, "patch": patch}
-    made = istio("EnvoyFilter", f"{'bad-' if bad else ''}{name}", namespace, {"configPatches": [one]})
+    # What takes a resource away leaves nothing that Envoy could refuse.
+    prefix = "bad-" if bad and operation != "REMOVE" else ""
+    made = istio("EnvoyFilter", f"{prefix}{name}", namespace, {"configPatches": [one]})
     made["apiVersion"] = "networking.istio.io/v1alpha3"
     return made
 
