@@ -67,7 +67,7 @@ class Batch:
         self._state = b""
         self._version = ""
         self._versions: Mapping[str, str] | None = None
-        self._last: tuple[str, tuple[str, ...], Response] | None = None
+        self._last: tuple[tuple[str, str, tuple[str, ...]], Response] | None = None
         self._split: tuple[int, Batch, Batch] | None = None
 
     def __iter__(self) -> Iterator[Resource]:
@@ -102,14 +102,15 @@ class Batch:
     def delta(self, type_url: str, nonce: str, removed: Sequence[str]) -> Response:
         """A DeltaDiscoveryResponse."""
         gone = tuple(removed)
-        if self._last is not None and self._last[0] == nonce and self._last[1] == gone:
-            return self._last[2]
+        asked = type_url, nonce, gone  # the type too: what only removes has no resource that would say it
+        if self._last is not None and self._last[0] == asked:
+            return self._last[1]
         head = field(1, self.version.encode()) + field(4, type_url.encode()) + field(5, nonce.encode())
         content = [p.entries for p in self.parts] or [r.entry for r in self._resources]
         pieces = (head, *content, *[field(6, name.encode()) for name in gone])
         made = Response(pieces, shared=not self.parts)
         if not self.parts:
-            self._last = (nonce, gone, made)
+            self._last = asked, made
         return made
 
     @property

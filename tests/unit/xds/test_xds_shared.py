@@ -290,3 +290,12 @@ def _take_step(what: str, detail: object, content: Content, batches: Batches, cl
                 content.drop(type_url, name)
         for client in clients:
             client.change(*((t, n) for t, n, _ in changes))
+
+
+def test_removals_of_two_types_are_two_messages_whoever_sent_the_other_before() -> None:
+    """Clusters and their endpoints have the same names, and messages that only remove share one batch of nothing."""
+    nothing = Batches().of(())
+    for type_url in (ENDPOINT, CLUSTER, ENDPOINT):
+        made = discovery.DeltaDiscoveryResponse.FromString(bytes(nothing.delta(type_url, "13", ("gone",))))
+        assert made.type_url == type_url
+        assert list(made.removed_resources) == ["gone"]
