@@ -157,6 +157,8 @@ def envoy_filter(name: str, namespace: str, context: str, apply_to: str, operati
         "VIRTUAL_HOST": {"name": "added", "domains": ["added.test"]},
         "HTTP_FILTER": {"name": f"patched-{name}"},
     }
+    if bad and operation == "REMOVE":
+        operation = "MERGE"  # what is gone cannot be tried, and Envoy refuses nothing of it
     patch: JsonObject = {"operation": operation, "value": values[apply_to]}
     one: JsonObject = {"applyTo": apply_to, "match": {"context": context}, "patch": patch}
     # What takes a resource away leaves nothing that Envoy could refuse.
