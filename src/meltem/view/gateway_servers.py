@@ -138,10 +138,9 @@ def arrange(servers: Iterable[BoundServer], *, unprivileged: bool) -> Arranged:
             if unprivileged and port < _PRIVILEGED:
                 why = f"the gateway's pods may not listen on port {port}"
             elif _family(bound) != _family(first):
-                why = (
-                    f"{_FAMILIES[_family(bound)]} cannot share port {port} with {_FAMILIES[_family(first)]} of Gateway "
-                )
-                why += f"{first.gateway}, which is older or comes first"
+                mine, other = _FAMILIES[_family(bound)], _FAMILIES[_family(first)]
+                why = f"{mine} cannot share port {bound.service_port} with {other} of Gateway {first.gateway}, "
+                why += "which is older or comes first"
             else:
                 kept.append(bound)
                 why = _unserved(bound, taken)
