@@ -15,7 +15,7 @@ from meltem.collections import Reader
 from meltem.graph.model import Protocol, declared_protocol, host_matches
 from meltem.graph.routing import Routing
 from meltem.resources import networking
-from meltem.view import outbound
+from meltem.view import outbound, outbound_chains
 from meltem.view.proxy_settings import GatewayTopology
 from meltem.view.scope import Scope
 from meltem.view.units import ChainView, GatewayChain, RouteView
@@ -244,7 +244,7 @@ class _Builder:
                     return
 
     def _tcp(self, to: tuple[networking.RouteDestination, ...]) -> ChainView:
-        return outbound.to_routes(self._outbound, to, self._bound.service_port, ChainView(kind="tcp"))
+        return outbound_chains.to_routes(self._outbound, to, self._bound.service_port, ChainView(kind="tcp"))
 
     def _routes(self) -> dict[str, tuple[RouteView, ...]]:
         found: dict[str, list[RouteView]] = {}

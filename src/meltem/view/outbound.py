@@ -1,4 +1,4 @@
-"""One service as one scope sees it: its clusters, its virtual hosts, and what it brings to outbound listeners.
+"""One service as one scope sees it: its clusters and its virtual hosts.
 
 In: a scope, a service, and through `Outbound` the rules and routings of its host. Out: units of view, keyed so that
 units of different services never meet, except where they share an address and port.
@@ -19,7 +19,6 @@ from meltem.view import policy
 from meltem.view.scope import Scope, source_matches
 from meltem.view.units import (
     Balance,
-    ChainView,
     ClusterView,
     EndpointsKey,
     HashPolicy,
@@ -279,7 +278,7 @@ def http_virtual_hosts(
             yield place.route, unit
             continue
         yield str(port.number), unit
-        if port.protocol is Protocol.AUTO and target is service and _sniffed_alone(view.scope, service):
+        if port.protocol is Protocol.AUTO and target is service and sniffed_alone(view.scope, service):
             yield name, msgspec.structs.replace(unit, domains=("*",))
 
 
@@ -345,10 +344,10 @@ def _holding_matches(view: Outbound, rule: networking.HTTPRoute, port: int) -> l
     """The rule's matches that can hold for this scope, gateway and port; [None] for a rule without matches."""
     if not rule.match:
         return [None]
-    return [m for m in rule.match if _holds(view, m, port)]
+    return [m for m in rule.match if holds(view, m, port)]
 
 
-def _holds(view: Outbound, match: networking.HTTPMatch | networking.TCPMatch | networking.TLSMatch, port: int) -> bool:
+def holds(view: Outbound, match: networking.HTTPMatch | networking.TCPMatch | networking.TLSMatch, port: int) -> bool:
     """Of the conditions on who asks and where: an HTTP match that names gateways is not narrowed by who the client is,
     as in Istio; one of connections is."""
     if match.port and match.port != (view.gateway_port or port):
@@ -375,7 +374,7 @@ def _route(
         clusters.append(WeightedCluster(cluster=where, weight=one.weight, headers=one.headers))
         target = view.service_for(one.destination.host)
         if target is not None and (one.weight > 0 or len(rule.route) == 1):
-            for policy_ in _hash_policies(view, target, _port_of(view, one.destination, port), one.destination.subset):
+            for policy_ in _hash_policies(view, target, port_of(view, one.destination, port), one.destination.subset):
                 if policy_ not in hashes:
                     hashes.append(policy_)
     sticky = _sticky(routing.sticky) if len(clusters) > 1 else None
@@ -434,10 +433,10 @@ def destination_cluster(view: Outbound, destination: networking.Destination, lis
     host = target.hostname if target is not None else destination.host
     if target is not None and target.alias_of:
         host = target.alias_of
-    return cluster_name(_port_of(view, destination, listener_port), destination.subset, host)
+    return cluster_name(port_of(view, destination, listener_port), destination.subset, host)
 
 
-def _port_of(view: Outbound, destination: networking.Destination, listener_port: int) -> int:
+def port_of(view: Outbound, destination: networking.Destination, listener_port: int) -> int:
     if destination.port is not None and destination.port.number:
         return destination.port.number
     target = view.service_for(destination.host)
@@ -463,7 +462,7 @@ def _hash_policies(view: Outbound, service: Service, port: int, subset: str) -> 
 # --- listeners ---
 
 
-def _own_addresses(scope: Scope, service: Service) -> tuple[str, ...]:
+def own_addresses(scope: Scope, service: Service) -> tuple[str, ...]:
     """Virtual addresses by which a connection can be told to be for this service, of the families that clients speak.
     Automatic ones count only where clients learn them: where DNS is captured."""
     return tuple(
@@ -477,129 +476,9 @@ def addresses_of(scope: Scope, service: Service) -> tuple[str, ...]:
     return service.addresses_for(scope.cluster) or (service.auto_addresses if scope.dns_capture else ())
 
 
-def _sniffed_alone(scope: Scope, service: Service) -> bool:
+def sniffed_alone(scope: Scope, service: Service) -> bool:
     """A sniffed port has a listener, and a route configuration, of its own."""
-    return scope.capture and bool(_own_addresses(scope, service)) and not service.headless
-
-
-def chains(
-    view: Outbound,
-    service: Service,
-    routings: list[Routing],
-    place: Place | None = None,
-    taken: frozenset[int] = frozenset(),
-) -> Iterator[tuple[str, int, ChainView]]:
-    """(address, port, chain): what the service brings to outbound listeners."""
-    scope = view.scope
-    everywhere = scope.wildcard if scope.capture else scope.loopback
-    if place is not None and place.bind:
-        everywhere = place.bind
-    for port in ports_at(service, place, taken) if not service.alias_of else ():
-        number = place.number if place is not None else port.number
-        dynamic = service.hostname if _is_dynamic(service) else ""
-        if port.protocol.is_http:
-            route = place.route if place is not None else str(number)
-            yield everywhere, number, ChainView(kind="http", route=route, dynamic_dns=dynamic)
-            continue
-        if port.protocol is Protocol.UDP:
-            continue
-        subnets = tuple(a for a in addresses_of(scope, service) if is_network(a))
-        own = _own_addresses(scope, service) if everywhere == scope.wildcard and scope.capture else ()
-        if service.headless and service.kubernetes and scope.capture and (place is None or not place.bind):
-            own = tuple(sorted({e.address for e in view.endpoints_of(service)}))
-        tcp = list(_tcp_chains(view, service, port, routings, subnets))
-        if port.protocol is Protocol.AUTO:
-            for address in own or (everywhere,):
-                alone = place is None and _sniffed_alone(scope, service)
-                route = f"{service.hostname}:{number}" if alone else str(number)
-                yield (
-                    address,
-                    number,
-                    msgspec.structs.replace(
-                        tcp[0], kind="auto", route=route, subnets=subnets, sni=(), dynamic_dns=dynamic
-                    ),
-                )
-            continue
-        for address in own or (everywhere,):
-            for chain in tcp:
-                if port.protocol.is_tls and not chain.sni and not own:
-                    chain = msgspec.structs.replace(chain, sni=(service.hostname,))
-                yield address, number, chain
-
-
-def _is_dynamic(service: Service) -> bool:
-    return service.resolution is Resolution.DYNAMIC_DNS and service.hostname.startswith("*")
-
-
-def _tcp_chains(
-    view: Outbound, service: Service, port: Port, routings: list[Routing], subnets: tuple[str, ...]
-) -> Iterator[ChainView]:
-    """Routing rules' TLS and TCP routes for the port, then the service itself unless a rule takes everything."""
-    common = ChainView(
-        kind="tcp", source=service.source, created=service.created, mongo=port.protocol is Protocol.MONGO
-    )
-    if port.protocol.is_tls:
-        found = list(_tls_routes(view, port, routings, subnets, common))
-        if found:
-            yield from found
-            return
-    else:
-        for routing in routings:
-            for tcp in routing.tcp:
-                matches = [m for m in tcp.match if _holds(view, m, port.number)]
-                if not tcp.route or (tcp.match and not matches):
-                    continue
-                if not tcp.match or any(not m.destination_subnets for m in matches):
-                    yield to_routes(view, tcp.route, port.number, common, subnets=subnets)
-                    return
-                nets = tuple(n for m in matches for n in m.destination_subnets)
-                yield to_routes(view, tcp.route, port.number, common, subnets=nets)
-    name = cluster_name(port.number, "", service.hostname)
-    made = msgspec.structs.replace(common, clusters=(WeightedCluster(cluster=name),), stat_prefix=name, subnets=subnets)
-    if _is_dynamic(service):
-        sni = (service.hostname,) if port.protocol.is_tls else ()
-        made = msgspec.structs.replace(made, dynamic_dns=service.hostname, dynamic_port=port.number, sni=sni)
-    yield _limits(made, policy_of(view, service, port.number, ""))
-
-
-def _tls_routes(
-    view: Outbound, port: Port, routings: list[Routing], subnets: tuple[str, ...], common: ChainView
-) -> Iterator[ChainView]:
-    """The first rule that names a server takes it, as far as addresses are the same."""
-    taken: set[tuple[str, tuple[str, ...]]] = set()
-    for routing in routings:
-        for tls in routing.tls:
-            for match in tls.match if tls.route else ():
-                nets = match.destination_subnets or subnets
-                names = tuple(n for n in match.sni_hosts if (n, nets) not in taken)
-                if names and _holds(view, match, port.number):
-                    taken.update((n, nets) for n in names)
-                    yield to_routes(view, tls.route, port.number, common, subnets=nets, sni=names)
-
-
-def to_routes(
-    view: Outbound,
-    routes: tuple[networking.RouteDestination, ...],
-    port: int,
-    common: ChainView,
-    *,
-    subnets: tuple[str, ...] = (),
-    sni: tuple[str, ...] = (),
-) -> ChainView:
-    """A chain to weighted destinations; how connections are held is the first destination's rule."""
-    clusters = tuple(
-        WeightedCluster(cluster=destination_cluster(view, r.destination, port), weight=r.weight) for r in routes
-    )
-    prefix = clusters[0].cluster if clusters else ""
-    made = msgspec.structs.replace(common, clusters=clusters, sni=sni, subnets=subnets, stat_prefix=prefix)
-    if not routes:
-        return made
-    first = routes[0].destination
-    target = view.service_for(first.host)
-    if target is None:
-        return made
-    subset = first.subset if len(routes) == 1 else ""
-    return _limits(made, policy_of(view, target, _port_of(view, first, port), subset))
+    return scope.capture and bool(own_addresses(scope, service)) and not service.headless
 
 
 def policy_of(view: Outbound, service: Service, port: int, subset: str) -> networking.TrafficPolicy | None:
@@ -608,20 +487,3 @@ def policy_of(view: Outbound, service: Service, port: int, subset: str) -> netwo
         return None
     part = next((s for s in rule.subsets if s.name == subset), None) if subset else None
     return policy.merged(rule, part, port)
-
-
-def _limits(chain: ChainView, held: networking.TrafficPolicy | None) -> ChainView:
-    """What a destination rule says of TCP connections that a proxy takes in for the destination."""
-    if held is None:
-        return chain
-    tcp = held.connection_pool.tcp if held.connection_pool is not None else None
-    idle = tcp.idle_timeout if tcp is not None else None
-    longest = tcp.max_connection_duration if tcp is not None else None
-    consistent = held.load_balancer.consistent_hash if held.load_balancer is not None else None
-    return msgspec.structs.replace(
-        chain,
-        idle_timeout=float(idle) if idle is not None else None,
-        max_duration=float(longest) if longest is not None else None,
-        hash_source_ip=bool(consistent is not None and consistent.use_source_ip),
-        tunnel=held.tunnel,
-    )

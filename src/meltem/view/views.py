@@ -25,7 +25,7 @@ from meltem.graph.policies import Policies, by_choice, by_labels
 from meltem.graph.routing import Routing
 from meltem.resources import networking
 from meltem.resources.meshconfig import MeshConfig
-from meltem.view import dns, gateway, inbound, outbound, patching, scope
+from meltem.view import dns, gateway, inbound, outbound, outbound_chains, patching, scope
 from meltem.view.filters import NO_FILTERS, Filters
 from meltem.view.patching import PatchSet
 from meltem.view.policy import merged
@@ -338,7 +338,7 @@ class Views:
         http = [r for r in routings if r.http]
         for route, host in outbound.http_virtual_hosts(asked, service, http, place, view.taken):
             out[("virtual host", made, (route, host.name))] = host
-        for chain_view in outbound.chains(asked, service, routings, place, view.taken):
+        for chain_view in outbound_chains.chains(asked, service, routings, place, view.taken):
             address, port, chain = chain_view
             out[("chain", made, (address, port, service.key, len(out)))] = chain
 
