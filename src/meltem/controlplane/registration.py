@@ -122,7 +122,7 @@ class Registration:
         if key is None:
             yield
             return
-        visit = Visit(proxy, caller, self._clock.now(), key)
+        visit = Visit(proxy, caller, _as_written(self._clock.now()), key)
         await self._register(visit)
         self._visits.setdefault(key, []).append(visit)
         try:
@@ -370,6 +370,11 @@ def newer(visit: Visit, entry: JsonObject, instance: str) -> bool:
     connected = _moment(entry, CONNECTED)
     same = annotations_of(entry).get(CONTROLLER) == instance
     return visit.since > connected if same else visit.since >= connected
+
+
+def _as_written(moment: float) -> float:
+    """As an annotation will say it, so that what we wrote ourselves is not later than it was."""
+    return parse_rfc3339(rfc3339(moment, micros=True))
 
 
 def _moment(entry: JsonObject, annotation: str) -> float:

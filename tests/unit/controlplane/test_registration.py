@@ -167,6 +167,14 @@ async def test_it_goes_after_the_grace_period_unless_the_proxy_comes_back(istiod
     await istiods.until(lambda: ("workloadentries", ENTRY) not in istiods.api.objects)
 
 
+async def test_it_goes_though_its_annotation_is_rounded_to_later_than_it_connected(istiods: Istiods) -> None:
+    await istiods.clock.advance(0.0000007)  # 1_700_000_000.0000007: written with six decimals it is .000001
+    istiod = istiods.start()
+    async with istiod.visit(machine(), CALLER):
+        pass
+    await istiods.until(lambda: "istio.io/disconnectedAt" in annotations_of(istiods.api.entry()))
+
+
 async def test_the_istiod_that_lost_the_proxy_to_another_does_not_say_that_it_has_gone(istiods: Istiods) -> None:
     first, second = istiods.start("istiod-a"), istiods.start("istiod-b")
     async with contextlib.AsyncExitStack() as stack:
