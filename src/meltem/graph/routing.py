@@ -168,7 +168,7 @@ def _delegated(
         return []
     out: list[networking.HTTPRoute] = []
     for inner in (_resolve_http(r, where, domain) for r in target.spec.http):
-        match = _narrow(route.match, inner.match)
+        match = narrow(route.match, inner.match)
         if match is None:
             continue
         mirrors = inner if inner.mirror is not None or inner.mirrors else route
@@ -194,7 +194,7 @@ def _delegated(
     return out
 
 
-def _narrow(
+def narrow(
     root: tuple[networking.HTTPMatch, ...], inner: tuple[networking.HTTPMatch, ...]
 ) -> tuple[networking.HTTPMatch, ...] | None:
     """Each of the delegate's matches with every one of the root's that it lies within; None when one of them lies

@@ -9,9 +9,8 @@ from collections.abc import Iterable
 
 from meltem import envoyapi as api
 from meltem.simulate.matching import FilterChainMatch, R, fraction_of
-from meltem.simulate.request import Outcome
+from meltem.simulate.request import FAULT, Outcome
 
-FAULT = "envoy.filters.http.fault"
 CORS = "envoy.filters.http.cors"
 
 

@@ -6,6 +6,8 @@ and what the server's own proxy does with it.
 
 from __future__ import annotations
 
+import re
+
 import msgspec
 
 from meltem.graph.model import Service
@@ -18,6 +20,8 @@ from meltem.view.proxy import Proxy, ProxyKind
 
 _ISTIO_HTTP = ("istio-http/1.1", "istio-http/1.0", "istio-h2", "istio")
 _SHOWN = 20
+_KINDS_OF_PODS = 4
+"""Of one cluster; each costs a walk through another proxy's configuration."""
 
 
 class Step(msgspec.Struct, frozen=True, kw_only=True, omit_defaults=True):
@@ -60,30 +64,45 @@ def explain(world: World, proxy: Proxy, asked: Asked) -> Explanation:
     else:
         outcome = request.outbound(config, call)
     steps = [Step(step="Address", what=f"{call.address}:{call.port}", details=(how,))]
-    steps += _client_steps(world, proxy, asked, call, service, outcome)
-    for one in outcome.destinations:
-        steps.append(_cluster_step(world, one))
-    for one in outcome.mirrors:
-        steps.append(msgspec.structs.replace(_cluster_step(world, one), step="Mirror"))
-    status, result = outcome.status, _result(world, outcome)
-    served = _server(world, proxy, call, outcome)
-    if served is not None:
-        step, refused = served
-        steps.append(step)
-        if refused:
-            status, result = (403 if outcome.http else 0), refused
+    decided = [] if outcome.status == 400 else rbac.decisions(outcome, _caller(call, "", call.address))
+    steps += _client_steps(world, proxy, asked, call, service, outcome, decided)
+    denied = next((d for d in decided if not d.allowed and not d.shadow), None)
+    if denied is not None:
+        refusal = f"the proxy of {proxy.id} denies it: {_why(denied)}"
+        return _explanation(proxy, asked, steps, outcome, refusal)
+    steps += [_cluster_step(world, one) for one in outcome.destinations]
+    steps += [msgspec.structs.replace(_cluster_step(world, one), step="Mirror") for one in outcome.mirrors]
+    served = _servers(world, proxy, call, outcome)
+    steps += [step for step, _ in served]
+    if served and all(refused for _, refused in served):
+        return _explanation(proxy, asked, steps, outcome, served[0][1])
+    notes = [outcome.aborted, *dict.fromkeys(refused for _, refused in served)]
+    result = "; ".join(filter(None, [_result(world, outcome), *notes]))
+    reaches = {d.cluster: round(d.share, 2) for d in outcome.destinations if not outcome.status}
+    return Explanation(
+        call=asked.text, proxy=proxy.id, steps=tuple(steps), result=result, status=outcome.status, reaches=reaches
+    )
+
+
+def _explanation(proxy: Proxy, asked: Asked, steps: list[Step], outcome: Outcome, refusal: str) -> Explanation:
+    """Of a call that a proxy refuses."""
     return Explanation(
         call=asked.text,
         proxy=proxy.id,
         steps=tuple(steps),
-        result=result,
-        status=status,
-        reaches={d.cluster: round(d.share, 2) for d in outcome.destinations if not outcome.status},
+        result=f"403: {refusal}" if outcome.http else refusal,
+        status=403 if outcome.http else 0,
     )
 
 
 def _client_steps(
-    world: World, proxy: Proxy, asked: Asked, call: Call, service: Service | None, outcome: Outcome
+    world: World,
+    proxy: Proxy,
+    asked: Asked,
+    call: Call,
+    service: Service | None,
+    outcome: Outcome,
+    decided: list[rbac.Decision],
 ) -> list[Step]:
     if not outcome.listener:
         return []
@@ -96,13 +115,15 @@ def _client_steps(
     if outcome.chain_match is not None:
         default = " (the default one)" if outcome.chain_default else ""
         kind = ("HTTP" if outcome.http else "TCP") + (", decrypts TLS" if outcome.terminates_tls else "")
-        steps.append(Step(step="Filter chain", what=f"{describe.chain_match(outcome.chain_match)}{default}: {kind}"))
-    steps += _policy_steps(outcome, call, principal="")
+        what = f"{describe.chain_match(outcome.chain_match)}{default}: {kind}"
+        by = [] if outcome.http else sources.of_connection(world, proxy, outcome, service, call.port)
+        steps.append(Step(step="Filter chain", what=what, by=tuple(by)))
+    steps += [_decision(world, d) for d in decided]
     if outcome.virtual_host:
         what = f"{outcome.route_config} › {outcome.virtual_host} (by domain {outcome.domain})"
         steps.append(Step(step="Virtual host", what=what))
     if outcome.route is not None:
-        by = sources.of_route(world, proxy, outcome.route)
+        by = sources.of_route(world, proxy, outcome.route, call.port)
         if not by and outcome.route.name == "default":
             by = ["no VirtualService is for this host: the service's own route"]
         steps.append(
@@ -116,28 +137,31 @@ def _client_steps(
     return steps
 
 
-def _policy_steps(outcome: Outcome, call: Call, *, principal: str) -> list[Step]:
-    caller = rbac.Caller(
-        principal=principal, address=call.source, port=call.port, destination=call.address, sni=call.sni
-    )
-    return [_decision(d) for d in rbac.decisions(outcome, caller)]
-
-
-def _decision(one: rbac.Decision) -> Step:
+def _decision(world: World, one: rbac.Decision) -> Step:
     said = "allows" if one.allowed else "denies"
-    why = f"policy {one.policy}" if one.policy else f"no {one.action} policy matches"
     tried = " (dry run)" if one.shadow else ""
-    return Step(step="Authorization", what=f"{said}{tried}: {why}", by=tuple(_policy_source(one.policy)))
+    return Step(step="Authorization", what=f"{said}{tried}: {_why(one)}", by=tuple(_policy_sources(world, one)))
 
 
-def _policy_source(name: str) -> list[str]:
-    """`ns[foo]-policy[bar]-rule[0]`, Istio's name of a rule in generated RBAC."""
-    if not name.startswith("ns["):
-        return []
-    namespace = name.partition("ns[")[2].partition("]")[0]
-    policy = name.partition("policy[")[2].partition("]")[0]
-    rule = name.partition("rule[")[2].partition("]")[0]
-    return [f"AuthorizationPolicy {namespace}/{policy} spec.rules[{rule}]"]
+def _why(one: rbac.Decision) -> str:
+    if not one.policy:
+        return f"no {one.action} policy matches"
+    found = _RULE.fullmatch(one.policy)
+    return f"policy {found[1]}/{found[2]} rule {found[3]}" if found else f"policy {one.policy}"
+
+
+_RULE = re.compile(r"ns\[([^\]]*)\]-policy\[([^\]]*)\]-rule\[(\d+)\]")
+"""Istio's name of a rule in generated RBAC."""
+
+
+def _policy_sources(world: World, one: rbac.Decision) -> list[str]:
+    """The rule that decided; where none matched, the policies one of which had to."""
+    if one.policy:
+        found = _RULE.fullmatch(one.policy)
+        path = ("spec", "rules", int(found[3])) if found else ()
+        return [sources.field(world, "AuthorizationPolicy", found[1], found[2], *path)] if found else []
+    policies = dict.fromkeys((m[1], m[2]) for n in one.considered if (m := _RULE.fullmatch(n)))
+    return [sources.field(world, "AuthorizationPolicy", ns, name, "spec") for ns, name in policies]
 
 
 def _cluster_step(world: World, one: Destination) -> Step:
@@ -186,6 +210,8 @@ def _result(world: World, outcome: Outcome) -> str:
         name = one.cluster.split("|")[-1] if "|" in one.cluster else one.cluster
         subset = one.cluster.split("|")[2] if one.cluster.count("|") == 3 else ""
         label = f"{name}{f' subset {subset}' if subset else ''}"
+        dead = request.dead_end(one)
+        where = (dead and ("no such cluster" if not one.exists else "no healthy endpoint")) or where
         known = f", {len(pods)} pod{'s' if len(pods) != 1 else ''}" if pods and len(pods) != len(one.targets) else ""
         parts.append(f"{f'{one.share:g}% ' if one.share != 100 else ''}{label} ({where}{known})")
     return "reaches " + ", ".join(parts)
@@ -194,47 +220,73 @@ def _result(world: World, outcome: Outcome) -> str:
 # --- the server's side ---
 
 
-def _server(world: World, client: Proxy, call: Call, outcome: Outcome) -> tuple[Step, str] | None:
-    """What the proxy of the first endpoint does with the call; None where there is no such proxy. The second is why it
-    is refused, or empty."""
-    target = next((t for d in outcome.destinations for t in d.targets if t.health == "HEALTHY"), None)
-    if target is None or outcome.status:
-        return None
-    server = at_address(world, target.address)
-    if server is None or server.kind is not ProxyKind.SIDECAR:
-        return None
+def _servers(world: World, client: Proxy, call: Call, outcome: Outcome) -> list[tuple[Step, str]]:
+    """What the proxies of the endpoints do with the call, once for each cluster and kind of pod (namespace and labels).
+    The second of each is why it is refused, or empty. Endpoints without a proxy have no part in it."""
+    found: list[tuple[Step, str]] = []
+    if outcome.status:
+        return found
+    for one in outcome.destinations:
+        seen: set[tuple[str, object]] = set()
+        for target in one.targets:
+            server = at_address(world, target.address) if target.health == "HEALTHY" and one.share > 0 else None
+            group = (server.namespace, server.labels) if server is not None else None
+            if server is not None and group is not None and group not in seen and len(seen) < _KINDS_OF_PODS:
+                seen.add(group)
+                found.append(_server(world, client, call, outcome, target, server))
+    return _distinct(found)
+
+
+def _distinct(found: list[tuple[Step, str]]) -> list[tuple[Step, str]]:
+    """Without those that only say of another pod what was said already."""
+    out: dict[tuple[object, ...], tuple[Step, str]] = {}
+    for step, refused in found:
+        way = step.what.partition(": ")[2]
+        out.setdefault((way, step.details, step.by, bool(refused)), (step, refused))
+    return list(out.values())
+
+
+def _server(
+    world: World, client: Proxy, call: Call, outcome: Outcome, target: Target, server: Proxy
+) -> tuple[Step, str]:
     mutual = target.tls == "mutual TLS"
     arrived = Call(
         address=target.address,
         port=target.port,
-        request=outcome.request if outcome.http else call.request,
+        request=request.forwarded(outcome) if outcome.http else call.request,
         tls=bool(target.tls) or call.tls,
         sni=target.sni or call.sni,
         protocols=(_ISTIO_HTTP[:3] if outcome.http else ("istio",)) if mutual else call.protocols,
         source=client.addresses[0],
     )
-    found = request.inbound(world.configuration(server), arrived)
+    gateway = server.kind is ProxyKind.ROUTER
+    walk = request.gateway if gateway else request.inbound
+    found = walk(world.configuration(server), arrived)
     principal = f"spiffe://{_trust_domain(world)}/ns/{client.namespace}/sa/{client.service_account}" if mutual else ""
-    decided = [] if found.reason else rbac.decisions(found, _caller(arrived, principal, server))
+    decided = [] if found.reason else rbac.decisions(found, _caller(arrived, principal, server.addresses[0]))
     details = [f"{'mutual TLS' if mutual else target.tls or 'plain text'} from {client.id}"]
-    details += [f"{s.step.lower()} {s.what}" for s in map(_decision, decided)]
-    by = sources.of_peer_policy(world, server, target.port)
-    by += [line for d in decided for line in _policy_source(d.policy)]
-    refused = found.reason and f"the proxy of {server.id} refuses it: {found.reason}"
+    details += [f"{s.step.lower()} {s.what}" for s in (_decision(world, d) for d in decided)]
+    by = sources.of_peer_policy(world, server, target.port) if not gateway else []
+    by += sources.of_route(world, server, found.route, target.port) if gateway and found.route is not None else []
+    by += [line for d in decided for line in _policy_sources(world, d)]
+    why = f"{found.status}: {found.reason}" if found.status else found.reason
+    refused = found.reason and f"the proxy of {server.id} refuses it: {why}"
     denied = next((d for d in decided if not d.allowed and not d.shadow), None)
     if denied is not None:
-        why = f"policy {denied.policy}" if denied.policy else "no ALLOW policy matches"
-        refused = f"the proxy of {server.id} denies it: {why}"
+        refused = f"the proxy of {server.id} denies it: {_why(denied)}"
     chain = describe.chain_match(found.chain_match) if found.chain_match is not None else "no filter chain"
-    goes = found.destinations[0].cluster if found.destinations else found.reason
-    what = f"{server.id}: {chain} → {goes}"
-    return Step(step="At the server", what=what, details=tuple(details), by=tuple(by)), refused or ""
-
-
-def _caller(call: Call, principal: str, server: Proxy) -> rbac.Caller:
-    return rbac.Caller(
-        principal=principal, address=call.source, port=call.port, destination=server.addresses[0], sni=call.sni
+    goes = ", ".join(d.cluster for d in found.destinations) or found.reason
+    step = Step(
+        step="At the gateway" if gateway else "At the server",
+        what=f"{server.id}: {chain} → {goes}",
+        details=tuple(details),
+        by=tuple(by),
     )
+    return step, refused
+
+
+def _caller(call: Call, principal: str, destination: str) -> rbac.Caller:
+    return rbac.Caller(principal=principal, address=call.source, port=call.port, destination=destination, sni=call.sni)
 
 
 def _trust_domain(world: World) -> str:

@@ -22,6 +22,7 @@ from meltem.objects import (
     objects_at,
     str_at,
     string_map_at,
+    strings_at,
 )
 from meltem.simulate.origin import Origin, Placed
 
@@ -95,7 +96,8 @@ def _pod(workload: JsonObject, template: JsonObject, address: str) -> JsonObject
         if not any(str_at(c, "name") == "istio-proxy" for c in containers):
             proxy: JsonObject = {"name": "istio-proxy", "args": ["proxy", "sidecar"]}
             spec["containers"] = [*containers, proxy]
-        labels["security.istio.io/tlsMode"] = "istio"
+        if not any("router" in strings_at(c, "args") for c in containers):  # a gateway is not sent mutual TLS unasked
+            labels["security.istio.io/tlsMode"] = "istio"
     spec.setdefault("serviceAccountName", "default")
     owner: JsonObject = {
         "apiVersion": "apps/v1", "kind": str_at(workload, "kind"), "name": name_of(workload), "controller": True,

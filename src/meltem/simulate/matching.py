@@ -235,10 +235,10 @@ def route_matches(match: R.RouteMatch, request: Request) -> bool:
     """Runtime fractions are taken as always true (`fraction_of` says how often they are)."""
     return (
         _path_matches(match, request)
-        and (not match.HasField("grpc") or _is_grpc(request))
+        and (not match.HasField("grpc") or is_grpc(request))
         and all(header_matches(h, request) for h in match.headers)
         and _queries_match(match, request)
-        and all(_claim_matches(m, request) for m in match.dynamic_metadata)
+        and all(claim_matches(m, request) for m in match.dynamic_metadata)
     )
 
 
@@ -261,7 +261,7 @@ def _path_matches(match: R.RouteMatch, request: Request) -> bool:
     return False
 
 
-def _is_grpc(request: Request) -> bool:
+def is_grpc(request: Request) -> bool:
     kind = request.header("content-type") or ""
     return kind == "application/grpc" or kind.startswith("application/grpc+")
 
@@ -277,6 +277,14 @@ def regex_matches(pattern: str, text: str) -> bool:
         return _compiled(pattern)(text) is not None
     except re2.error:
         return False
+
+
+def rewritten(pattern: str, substitution: str, text: str) -> str:
+    """Every place of the pattern replaced, RE2 (`\\1` is its first group). The text as it is where RE2 refuses."""
+    try:
+        return re2.sub(pattern, substitution, text)
+    except re2.error:
+        return text
 
 
 def string_matches(matcher: api.string_matcher.StringMatcher, text: str) -> bool:
@@ -354,7 +362,7 @@ def query_of(path: str) -> Mapping[str, str]:
     return found
 
 
-def _claim_matches(matcher: api.metadata_matcher.MetadataMatcher, request: Request) -> bool:
+def claim_matches(matcher: api.metadata_matcher.MetadataMatcher, request: Request) -> bool:
     name = ".".join(part.key for part in matcher.path)
     claims = dict(request.claims)
     found = next((v for k, v in claims.items() if name == k or name.endswith(f".{k}")), None)

@@ -7,12 +7,13 @@ be known from a simulated call (metadata of tokens that were not given) reads as
 from __future__ import annotations
 
 import ipaddress
+import re
 from collections.abc import Iterable
 
 import msgspec
 
 from meltem import envoyapi as api
-from meltem.simulate.matching import Request, header_matches, string_matches
+from meltem.simulate.matching import Request, claim_matches, header_matches, regex_matches, string_matches
 from meltem.simulate.request import Outcome
 
 RBAC = api.rbac.RBAC
@@ -37,6 +38,8 @@ class Decision(msgspec.Struct, frozen=True):
     policy: str
     """Name of the policy that matched, empty when none did."""
     shadow: bool = False
+    considered: tuple[str, ...] = ()
+    """Names of the policies that would have allowed it, when none of them matched."""
 
 
 def decisions(outcome: Outcome, caller: Caller) -> list[Decision]:
@@ -80,7 +83,8 @@ def decide(rules: RBAC, request: Request | None, caller: Caller, *, shadow: bool
         "",
     )
     allowed = True if name == "LOG" else bool(matched) == (name == "ALLOW")
-    return Decision(allowed, name, matched, shadow)
+    considered = () if matched or name != "ALLOW" else tuple(sorted(rules.policies))
+    return Decision(allowed, name, matched, shadow, considered)
 
 
 def _permitted(rule: api.rbac.Permission, request: Request, caller: Caller) -> bool:
@@ -97,6 +101,9 @@ def _permitted(rule: api.rbac.Permission, request: Request, caller: Caller) -> b
             return header_matches(rule.header, request)
         case "url_path":
             return string_matches(rule.url_path.path, request.bare_path)
+        case "uri_template":
+            config = api.uri_template.UriTemplateMatchConfig.FromString(rule.uri_template.typed_config.value)
+            return template_matches(config.path_template, request.bare_path)
         case "destination_port":
             return caller.port == rule.destination_port
         case "destination_port_range":
@@ -130,11 +137,24 @@ def _is_principal(rule: api.rbac.Principal, request: Request, caller: Caller) ->
             return header_matches(rule.header, request)
         case "url_path":
             return string_matches(rule.url_path.path, request.bare_path)
+        case "metadata":
+            return claim_matches(rule.metadata, request)
         case "filter_state":
             # Peer identities are kept in filter state under keys of Istio's; the value is the SPIFFE id.
             return bool(caller.principal) and string_matches(rule.filter_state.string_match, caller.principal)
         case _:
             return False
+
+
+_TEMPLATE = re.compile(r"\*\*|\*")
+
+
+def template_matches(template: str, path: str) -> bool:
+    """`*` is one segment, `**` any number of them."""
+    parts = _TEMPLATE.split(template)
+    signs = ["[^/]+" if sign == "*" else ".*" for sign in _TEMPLATE.findall(template)]
+    pattern = "".join(re.escape(a) + b for a, b in zip(parts, [*signs, ""], strict=True))
+    return regex_matches(pattern, path)
 
 
 def _inside(address: str, block: api.address.CidrRange) -> bool:

@@ -19,9 +19,12 @@ from meltem.simulate.matching import (
     Connection,
     FilterChain,
     Request,
+    fraction_of,
+    is_grpc,
     pick_chain,
     pick_route,
     pick_virtual_host,
+    rewritten,
     without_port,
 )
 
@@ -30,6 +33,8 @@ Listener = api.listener.Listener
 HCM = api.hcm.HttpConnectionManager
 HTTP1 = ("http/1.1",)
 HTTP2 = ("h2c",)
+_OVERWRITE = api.base.HeaderValueOption.OVERWRITE_IF_EXISTS_OR_ADD
+FAULT = "envoy.filters.http.fault"
 
 
 class Call(msgspec.Struct, frozen=True, kw_only=True):
@@ -100,6 +105,9 @@ class Outcome(msgspec.Struct, frozen=True, kw_only=True):
     """Why it goes no further."""
     destinations: tuple[Destination, ...] = ()
     mirrors: tuple[Destination, ...] = ()
+    """`share`: percent of the calls that are copied."""
+    aborted: str = ""
+    """What a fault answers instead, and how often; empty when it does so never or always."""
 
     @property
     def forwards(self) -> bool:
@@ -171,7 +179,7 @@ def _through(config: Configuration, chain: FilterChain, call: Call, seen: Connec
             by_sni = any(f.name == "envoy.filters.network.sni_cluster" for f in chain.filters)
             wanted = [(seen.sni, 1)] if by_sni and seen.sni else _tcp_clusters(proxy)
             found = _destinations(config, wanted, call)
-            return _with(outcome, destinations=found, reason=_dead_end(found))
+            return _with(outcome, destinations=found, reason=_all_dead(found))
     return _with(outcome, reason="the filter chain has no filter that forwards")
 
 
@@ -228,11 +236,20 @@ def _act(config: Configuration, outcome: Outcome, route: R.Route, request: Reque
         case "direct_response":
             return _with(outcome, status=route.direct_response.status, reason="the route answers by itself")
         case "route":
+            share, status, what = _abort(route, request)
+            if share >= 100:
+                return _with(outcome, status=status, reason=f"the route's fault aborts every call{what}")
+            if share:
+                outcome = _with(outcome, aborted=f"a fault aborts {share:g}% of calls with {status}{what}")
             wanted = _route_clusters(route.route, request)
             found = _destinations(config, wanted, call)
-            mirrored = [(m.cluster, 1) for m in route.route.request_mirror_policies if m.cluster]
-            copies = tuple(d for one in mirrored for d in _destinations(config, [one], call))
-            return _with(outcome, destinations=found, mirrors=copies, reason=_dead_end(found))
+            copies = tuple(
+                _destination(config, m.cluster, _fraction(m.runtime_fraction), call)
+                for m in route.route.request_mirror_policies
+                if m.cluster
+            )
+            dead = _all_dead(found)
+            return _with(outcome, destinations=found, mirrors=copies, reason=dead, status=503 if dead else 0)
         case _:
             return _with(outcome, status=404, reason="the route has no action")
 
@@ -249,19 +266,74 @@ def _route_clusters(action: R.RouteAction, request: Request) -> list[tuple[str, 
             return []
 
 
-def _dead_end(found: Iterable[Destination]) -> str:
-    for one in found:
-        if not one.exists:
-            return f"cluster {one.cluster} does not exist"
-        if one.cluster == "BlackHoleCluster":
-            return "it is refused: nothing in the mesh is known there"
-        if one.kind in ("EDS", "STATIC", "STRICT_DNS", "LOGICAL_DNS") and not _usable(one):
-            return f"cluster {one.cluster} has no healthy endpoint"
+def _fraction(found: api.base.RuntimeFractionalPercent) -> float:
+    return fraction_of(found.default_value) if found.HasField("default_value") else 100.0
+
+
+_GRPC_AS_HTTP = {0: 200, 3: 400, 5: 404, 7: 403, 8: 429, 12: 501, 13: 500, 14: 503, 16: 401}
+
+
+def _abort(route: R.Route, request: Request) -> tuple[float, int, str]:
+    """Percent of calls that the route's fault aborts, with which status, and what is to be added."""
+    if FAULT not in route.typed_per_filter_config:
+        return 0.0, 0, ""
+    fault = api.fault.HTTPFault.FromString(route.typed_per_filter_config[FAULT].value)
+    if not fault.HasField("abort"):
+        return 0.0, 0, ""
+    share = fraction_of(fault.abort.percentage)
+    if fault.abort.http_status:
+        return share, fault.abort.http_status, ""
+    code = fault.abort.grpc_status
+    status = 200 if is_grpc(request) else _GRPC_AS_HTTP.get(code, 500)
+    return share, status, f" (gRPC status {code})"
+
+
+def _all_dead(found: Iterable[Destination]) -> str:
+    """Why none of the clusters that calls go to can be reached; empty when any can."""
+    why = [dead_end(d) for d in found if d.share > 0]
+    return next(iter(why), "") if all(why) else ""
+
+
+def dead_end(one: Destination) -> str:
+    """Why a call ends at this cluster, or empty."""
+    if not one.exists:
+        return f"cluster {one.cluster} does not exist"
+    if one.cluster == "BlackHoleCluster":
+        return "it is refused: nothing in the mesh is known there"
+    if one.kind in ("EDS", "STATIC", "STRICT_DNS", "LOGICAL_DNS") and not _usable(one):
+        return f"cluster {one.cluster} has no healthy endpoint"
     return ""
 
 
 def _usable(one: Destination) -> bool:
     return any(t.health in ("HEALTHY", "UNKNOWN", "DEGRADED") for t in one.targets)
+
+
+def forwarded(outcome: Outcome) -> Request | None:
+    """The request as the next proxy gets it: with what the route rewrites and sets."""
+    request, route = outcome.request, outcome.route
+    if request is None or route is None or route.WhichOneof("action") != "route":
+        return request
+    made = route.route
+    path, mark, query = request.path.partition("?")
+    if made.prefix_rewrite:
+        matched = route.match.path or route.match.prefix or route.match.path_separated_prefix
+        path = made.prefix_rewrite + path[len(matched) :]
+    elif made.HasField("regex_rewrite"):
+        path = rewritten(made.regex_rewrite.pattern.regex, made.regex_rewrite.substitution, path)
+    added = [
+        (o.header.key.lower(), o.header.value)
+        for o in route.request_headers_to_add
+        if "%" not in o.header.value and not o.header.key.startswith(":")
+    ]
+    replaced = {o.header.key.lower() for o in route.request_headers_to_add if o.append_action == _OVERWRITE}
+    gone = {n.lower() for n in route.request_headers_to_remove} | replaced
+    return msgspec.structs.replace(
+        request,
+        path=path + mark + query,
+        authority=made.host_rewrite_literal or request.authority,
+        headers=(*(h for h in request.headers if h[0] not in gone), *added),
+    )
 
 
 # --- clusters ---

@@ -6,11 +6,11 @@ In: an outcome of the walk, the world. Out: lines such as `VirtualService defaul
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Sequence, Set
 
 from meltem.generate.matching import route_match
 from meltem.graph.model import Service, host_matches, labels_match
-from meltem.graph.routing import MESH, resolve_gateways
+from meltem.graph.routing import MESH, Routing, narrow, resolve_gateways
 from meltem.objects import (
     JsonObject,
     Step,
@@ -46,8 +46,8 @@ def dotted(path: Iterable[Step]) -> str:
     return out
 
 
-def of_route(world: World, proxy: Proxy, route: R.Route) -> list[str]:
-    """The VirtualService rule that a route was made from."""
+def of_route(world: World, proxy: Proxy, route: R.Route, port: int) -> list[str]:
+    """The VirtualService rule that a route was made from. `port`: the listener's."""
     fields = route.metadata.filter_metadata
     config = str(fields["istio"].fields["config"].string_value) if "istio" in fields else ""
     parts = config.strip("/").split("/")
@@ -57,28 +57,115 @@ def of_route(world: World, proxy: Proxy, route: R.Route) -> list[str]:
     resource = world.engine.inputs.virtual_services.get(("Kubernetes", namespace, name))
     if resource is None:
         return [f"{parts[5]} {namespace}/{name}"]
-    path = _rule_of(world, resource, proxy, route)
-    return [field(world, "VirtualService", namespace, name, *path)]
+    return _rule_of(world, resource, proxy, route, frozenset(_ports(world, proxy, port)))
 
 
-def _rule_of(world: World, vs: networking.VirtualService, proxy: Proxy, route: R.Route) -> tuple[Step, ...]:
-    """The first rule and match whose generated form is the route's."""
+def _rule_of(
+    world: World, vs: networking.VirtualService, proxy: Proxy, route: R.Route, ports: frozenset[int]
+) -> list[str]:
+    """The first rule and match whose generated form is the route's; of a rule that delegates also the delegate's."""
     wanted = route.match.SerializeToString(deterministic=True)
+
+    def fits(match: networking.HTTPMatch | None) -> bool:
+        if match is not None and not _for_client(match, vs.namespace, proxy, ports):
+            return False
+        return route_match(match).SerializeToString(deterministic=True) == wanted
+
     for i, rule in enumerate(vs.spec.http):
         if rule.name and route.name and rule.name not in route.name:
             continue
-        if not rule.match and wanted == route_match(None).SerializeToString(deterministic=True):
-            return ("spec", "http", i)
-        for j, match in enumerate(rule.match):
-            made = route_match(match).SerializeToString(deterministic=True)
-            if made == wanted and _for_proxy(match, vs, proxy):
-                return ("spec", "http", i, "match", j)
-    return ("spec", "http")
+        if rule.delegate is not None:
+            found = _delegated(world, vs, i, fits)
+            if found:
+                return found
+        for path, match in _matches(("spec", "http", i), rule.match):
+            if rule.delegate is None and fits(match):
+                return [field(world, "VirtualService", vs.namespace, vs.name, *path)]
+    return [field(world, "VirtualService", vs.namespace, vs.name, "spec", "http")]
 
 
-def _for_proxy(match: networking.HTTPMatch, vs: networking.VirtualService, proxy: Proxy) -> bool:
-    gateways = resolve_gateways(match.gateways, vs.namespace)
+def _matches(
+    rule: tuple[Step, ...], matches: Sequence[networking.HTTPMatch]
+) -> list[tuple[tuple[Step, ...], networking.HTTPMatch | None]]:
+    """Each match with its path; a rule without any stands for itself."""
+    return [((*rule, "match", j), m) for j, m in enumerate(matches)] or [(rule, None)]
+
+
+def _delegated(
+    world: World, vs: networking.VirtualService, index: int, fits: Callable[[networking.HTTPMatch | None], bool]
+) -> list[str]:
+    """The root's rule and the delegate's rule that fit together; empty when none do."""
+    root = vs.spec.http[index]
+    named = root.delegate
+    if named is None:
+        return []
+    where = named.namespace or vs.namespace
+    target = world.engine.inputs.virtual_services.get(("Kubernetes", where, named.name))
+    if target is None:
+        return []
+    for i, rule in enumerate(target.spec.http):
+        for path, own in _matches(("spec", "http", i), rule.match):
+            for outer_path, outer in _matches(("spec", "http", index), root.match):
+                both = narrow(() if outer is None else (outer,), () if own is None else (own,))
+                if both is not None and fits(both[0] if both else None):
+                    return [
+                        field(world, "VirtualService", vs.namespace, vs.name, *outer_path),
+                        field(world, "VirtualService", where, named.name, *path),
+                    ]
+    return []
+
+
+def of_connection(world: World, proxy: Proxy, outcome: Outcome, service: Service | None, port: int) -> list[str]:
+    """The VirtualService rule (`tls` or `tcp`) that says where a connection that is no HTTP goes; empty without one."""
+    goes = {
+        (d.cluster.split("|")[3], d.cluster.split("|")[2]) for d in outcome.destinations if d.cluster.count("|") == 3
+    }
+    if not goes:
+        return []
+    names = set(outcome.chain_match.server_names) if outcome.chain_match is not None else set[str]()
+    for routing in sorted(world.engine.mesh.routings.values(), key=lambda r: r.order):
+        kind, _, key = routing.source.partition(" ")
+        if kind != "VirtualService" or not _concerns(routing, proxy, service, names):
+            continue
+        namespace, _, name = key.partition("/")
+        rules = [("tls", i, r.route, r.match) for i, r in enumerate(routing.tls) if names]
+        rules += [("tcp", i, r.route, r.match) for i, r in enumerate(routing.tcp)]
+        for title, index, made, matches in rules:
+            if {(r.destination.host, r.destination.subset) for r in made} != goes:
+                continue
+            path: tuple[Step, ...] = ("spec", title, index)
+            if not matches:
+                return [field(world, "VirtualService", namespace, name, *path)]
+            for j, match in enumerate(matches):
+                asked = match.sni_hosts if isinstance(match, networking.TLSMatch) else ()
+                if (not asked or names & {h.lower() for h in asked}) and _for_client(
+                    match, routing.namespace, proxy, _ports(world, proxy, port)
+                ):
+                    return [field(world, "VirtualService", namespace, name, *path, "match", j)]
+    return []
+
+
+def _concerns(routing: Routing, proxy: Proxy, service: Service | None, names: set[str]) -> bool:
+    """Whether rules of it may hold for connections of this proxy."""
+    if proxy.kind is ProxyKind.ROUTER:
+        return any(g != MESH for g in routing.gateways)
+    if MESH not in routing.gateways or not routing.visible_to(proxy.namespace):
+        return False
+    wanted = {*names, *((service.hostname,) if service is not None else ())}
+    return any(host_matches(h, w) for h in routing.hosts for w in wanted)
+
+
+def _for_client(
+    match: networking.HTTPMatch | networking.TLSMatch | networking.TCPMatch,
+    namespace: str,
+    proxy: Proxy,
+    ports: Set[int],
+) -> bool:
+    """What a match asks of the client and the port, which no generated match shows."""
+    gateways = resolve_gateways(match.gateways, namespace)
     if gateways and (MESH in gateways) != (proxy.kind is ProxyKind.SIDECAR):
+        return False
+    if match.port and match.port not in ports:
         return False
     own = proxy.label_map
     if any(own.get(k) != v for k, v in match.source_labels.items()):
@@ -111,7 +198,9 @@ def of_service_port(world: World, service: Service, port: int) -> list[str]:
     namespace, _, name = rest.partition("/")
     placed = world.find(kind, namespace, name)
     known = service.port(port)
-    if placed is None or known is None:
+    if known is None:
+        return []
+    if placed is None:
         return [service.source] if service.source else []
     key = "number" if kind == "ServiceEntry" else "port"
     for index, one in enumerate(objects_at(placed.obj, "spec", "ports")):
