@@ -185,10 +185,7 @@ def _diff(mesh: Mesh, pod: str, asked: Asked | None, files: tuple[str, ...], bas
     if base:
         after = imagined.complete(after)
     old, new = _build(mesh, before), _build(mesh, after)
-    if asked is not None:
-        calls = [(_proxy(settings, old, pod, label_text), asked)]
-    else:
-        calls = list({(p.id, a): (p, a) for w in (old, new) for p, a in difference.known_calls(w)}.values())
+    calls = [(_proxy(settings, old, pod, label_text), asked)] if asked is not None else None
     found = difference.compare(old, new, said, calls)
     _show_difference(found, output)
     return None
@@ -239,9 +236,15 @@ def _show_difference(found: Difference, output: str) -> None:
             click.echo(line)
 
 
+_SHOWN_PROXIES = 20
+"""Of those that change alike, in the text; JSON has them all."""
+
+
 def _proxy_lines(proxies: list[str], one: ProxyChange) -> list[str]:
     """Proxies that change alike, and what changes in each."""
-    lines = [*proxies]
+    lines = proxies[:_SHOWN_PROXIES]
+    if len(proxies) > _SHOWN_PROXIES:
+        lines.append(f"… and {len(proxies) - _SHOWN_PROXIES} more")
     for title, change in one.types.items():
         for sign, names in (("+", change.added), ("~", change.changed), ("-", change.removed)):
             lines += [f"  {sign} {title} {n}" for n in names]

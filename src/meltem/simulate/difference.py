@@ -15,6 +15,7 @@ import msgspec
 
 from meltem import envoyapi as api
 from meltem.objects import JsonObject
+from meltem.simulate import affected
 from meltem.simulate.calls import Asked
 from meltem.simulate.explain import Explanation, explain
 from meltem.simulate.origin import Placed
@@ -121,20 +122,25 @@ def compare(
     before: World,
     after: World,
     objects: dict[str, list[str]],
-    calls: Iterable[tuple[Proxy, Asked]] = (),
+    calls: Iterable[tuple[Proxy, Asked]] | None = None,
 ) -> Difference:
-    """`calls`: what to follow in both worlds, from the proxies as they are before."""
+    """`calls`: what to follow in both worlds, from the proxies as they are before; None: whatever may be altered."""
     was = {p.id: p for p in all_proxies(before)}
     will = {p.id: p for p in all_proxies(after)}
     found: list[ProxyChange] = []
+    changes: dict[str, affected.Changed] = {}
     for name in sorted({*was, *will}):
         old = before.configuration(was[name]).bodies if name in was else {}
         new = after.configuration(will[name]).bodies if name in will else {}
         types = _types(old, new)
         if types:
             found.append(ProxyChange(name, types))
+            changes[name] = affected.changed_bodies(old, new)
     altered: list[CallChange] = []
     same = 0
+    if calls is None:
+        proxies = {**will, **was}
+        calls = affected.calls((before, after), [proxies[n] for n in sorted(proxies)], changes)
     for proxy, asked in calls:
         one, other = explain(before, proxy, asked), explain(after, proxy, asked)
         if one.way == other.way:
@@ -156,26 +162,4 @@ def _types(old: Mapping[str, Mapping[str, bytes]], new: Mapping[str, Mapping[str
         )
         if made != TypeChange():
             out[title] = made
-    return out
-
-
-def known_calls(world: World) -> list[tuple[Proxy, Asked]]:
-    """Calls worth following when none are named: from each class of sidecars to every HTTP service port that routing
-    rules or destination rules name, at `/`."""
-    hosts = {h for r in world.engine.mesh.routings.values() for h in r.hosts}
-    hosts |= {r.host for r in world.engine.mesh.rules.values()}
-    seen: set[tuple[str, object]] = set()
-    out: list[tuple[Proxy, Asked]] = []
-    for proxy in all_proxies(world):
-        group = (proxy.namespace, proxy.labels)
-        if proxy.kind.value != "sidecar" or group in seen:
-            continue
-        seen.add(group)
-        for service in world.engine.mesh.services.values():
-            if service.hostname not in hosts:
-                continue
-            for port in service.ports:
-                if port.protocol.is_http:
-                    asked = Asked(method="GET", scheme="http", host=service.hostname, port=port.number, path="/")
-                    out.append((proxy, asked))
     return out

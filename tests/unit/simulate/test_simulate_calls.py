@@ -5,6 +5,7 @@ from __future__ import annotations
 import msgspec
 import pytest
 
+from meltem.cli.simulate import difference_lines
 from meltem.errors import UserError
 from meltem.simulate import difference, imagined, origin, world
 from meltem.simulate.calls import read_call
@@ -199,7 +200,7 @@ class TestDifference:
         after, said = difference.changed_objects(old, origin.read_text(change, "change.yaml", "default"))
         one, other = world.build(imagined.complete(old)), world.build(imagined.complete(after))
         asked = [(find_proxy(one, "deploy/web", "default"), read_call("GET", c)) for c in calls]
-        return difference.compare(one, other, said, asked)
+        return difference.compare(one, other, said, asked or None)
 
     def test_it_shows_what_each_proxy_would_get(self) -> None:
         found = self.compare("", ROUTING)
@@ -217,6 +218,20 @@ class TestDifference:
         assert found.unaffected_calls == 1
         assert found.objects["unchanged"] == ["DestinationRule default/reviews"]
 
+    def test_without_a_call_those_are_followed_that_it_may_alter(self) -> None:
+        found = self.compare("", DENY)
+        calls = {(c.after.call, c.after.status) for c in found.calls}
+        assert calls == {("GET http://reviews.default.svc.cluster.local:9080/", 403)}  # db is no concern of it
+        assert len(found.calls) == 1  # all pods have one account, and nothing of theirs differs
+        assert found.unaffected_calls == 0
+        assert self.compare(ROUTING, ROUTING.replace("reviews", "gone")).unaffected_calls == 0
+
+    def test_callers_whose_configuration_changes_alike_stand_for_each_other(self) -> None:
+        own = ROUTING.replace("  - timeout: 3s\n", "  - match: [{sourceLabels: {app: web}}]\n    timeout: 3s\n")
+        found = self.compare("", own)
+        assert len(found.calls) == 2
+        assert {c.after.proxy for c in found.calls} == {"db-0.default", "web-0.default"}
+
     def test_a_change_that_changes_nothing_is_empty(self) -> None:
         found = self.compare(ROUTING, ROUTING, "http://reviews:9080/")
         assert found.empty
@@ -225,6 +240,13 @@ class TestDifference:
     def test_a_change_that_cannot_be_read_is_a_problem_of_its_own(self) -> None:
         found = self.compare("", ROUTING.replace("weight: 75", "weight: many"))
         assert any("weight" in p for p in found.problems)
+
+    def test_of_many_proxies_that_change_alike_the_text_names_the_first(self) -> None:
+        change = difference.ProxyChange("web", {"clusters": difference.TypeChange(added=("a",))})
+        proxies = tuple(msgspec.structs.replace(change, proxy=f"web-{i}") for i in range(1000))
+        lines = difference_lines(difference.Difference({}, proxies, 0))
+        assert "… and 980 more" in lines
+        assert len(lines) < 30
 
     def test_it_has_a_json_form(self) -> None:
         assert "proxies" in msgspec.to_builtins(self.compare("", ROUTING))
