@@ -138,13 +138,15 @@ def _slices(placed: Sequence[Placed]) -> list[Placed]:
         for p in _of(placed, "EndpointSlice")
     }
     out: list[Placed] = []
-    pods = [p.obj for p in _of(placed, "Pod")]
+    pods: dict[str, list[tuple[JsonObject, dict[str, str]]]] = {}
+    for pod in _of(placed, "Pod"):
+        pods.setdefault(namespace_of(pod.obj), []).append((pod.obj, labels_of(pod.obj)))
     for one in _of(placed, "Service"):
         selector = string_map_at(one.obj, "spec", "selector")
         namespace, name = namespace_of(one.obj), name_of(one.obj)
         if not selector or (namespace, name) in known:
             continue
-        mine = [p for p in pods if namespace_of(p) == namespace and selector.items() <= labels_of(p).items()]
+        mine = [p for p, labels in pods.get(namespace, ()) if selector.items() <= labels.items()]
         if mine:
             out.append(Placed(_slice(one.obj, mine), Origin()))
     return out

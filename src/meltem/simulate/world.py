@@ -21,6 +21,7 @@ from meltem.resources.kinds import KINDS, KindInfo, find_kind
 from meltem.resources.mesh import parse_mesh_networks, parse_meshconfig
 from meltem.resources.parse import first_line, parse
 from meltem.simulate.configuration import Configuration
+from meltem.simulate.lines import path_of
 from meltem.simulate.origin import Placed
 from meltem.view.proxy import Proxy
 
@@ -89,9 +90,10 @@ def build(
             if info is None or (info.group, info.kind) not in taken:
                 continue
             try:
-                resource = parse(copy_object(obj), source=placed.origin.place())
+                resource = parse(copy_object(obj))
             except InvalidResource as error:
-                problems.append(first_line(error))
+                place = placed.origin.place(*path_of(error.where.rpartition(" ")[2]))
+                problems.append(f"{place}: {first_line(error)}" if place else first_line(error))
                 continue
             sources[info.kind].set((CLUSTER, resource.namespace if info.namespaced else "", resource.name), resource)
             if key == ("ConfigMap", system_namespace, map_name) and not mesh_config:

@@ -218,6 +218,12 @@ class TestDifference:
         assert found.unaffected_calls == 1
         assert found.objects["unchanged"] == ["DestinationRule default/reviews"]
 
+    def test_such_a_problem_is_told_with_the_fields_line(self) -> None:
+        found = self.compare("", ROUTING.replace("weight: 75", "weight: many"))
+        assert found.problems[0].startswith(
+            "change.yaml:26: VirtualService default/reviews spec.http[1].route[0].weight"
+        )
+
     def test_without_a_call_those_are_followed_that_it_may_alter(self) -> None:
         found = self.compare("", DENY)
         calls = {(c.after.call, c.after.status) for c in found.calls}
