@@ -73,10 +73,10 @@ def explain(world: World, proxy: Proxy, asked: Asked) -> Explanation:
     steps += [_cluster_step(world, one) for one in outcome.destinations]
     steps += [msgspec.structs.replace(_cluster_step(world, one), step="Mirror") for one in outcome.mirrors]
     served = _servers(world, proxy, call, outcome)
-    steps += [step for step, _ in served]
-    if served and all(refused for _, refused in served):
-        return _explanation(proxy, asked, steps, outcome, served[0][1])
-    notes = [outcome.aborted, *dict.fromkeys(refused for _, refused in served)]
+    steps += [s.step for s in served]
+    if served and all(s.refused for s in served):
+        return _explanation(proxy, asked, steps, outcome, served[0].refused, served[0].status)
+    notes = [outcome.aborted, *dict.fromkeys(s.refused for s in served)]
     result = "; ".join(filter(None, [_result(world, outcome), *notes]))
     reaches = {d.cluster: round(d.share, 2) for d in outcome.destinations if not outcome.status}
     return Explanation(
@@ -84,14 +84,16 @@ def explain(world: World, proxy: Proxy, asked: Asked) -> Explanation:
     )
 
 
-def _explanation(proxy: Proxy, asked: Asked, steps: list[Step], outcome: Outcome, refusal: str) -> Explanation:
+def _explanation(
+    proxy: Proxy, asked: Asked, steps: list[Step], outcome: Outcome, refusal: str, status: int = 403
+) -> Explanation:
     """Of a call that a proxy refuses."""
     return Explanation(
         call=asked.text,
         proxy=proxy.id,
         steps=tuple(steps),
-        result=f"403: {refusal}" if outcome.http else refusal,
-        status=403 if outcome.http else 0,
+        result=f"{status}: {refusal}" if outcome.http else refusal,
+        status=status if outcome.http else 0,
     )
 
 
@@ -220,10 +222,19 @@ def _result(world: World, outcome: Outcome) -> str:
 # --- the server's side ---
 
 
-def _servers(world: World, client: Proxy, call: Call, outcome: Outcome) -> list[tuple[Step, str]]:
+class _Served(msgspec.Struct, frozen=True):
+    """What one server's proxy does. `refused`: why it does not take the call, empty when it does; `status`: what an
+    HTTP client then gets."""
+
+    step: Step
+    refused: str = ""
+    status: int = 0
+
+
+def _servers(world: World, client: Proxy, call: Call, outcome: Outcome) -> list[_Served]:
     """What the proxies of the endpoints do with the call, once for each cluster and kind of pod (namespace and labels).
-    The second of each is why it is refused, or empty. Endpoints without a proxy have no part in it."""
-    found: list[tuple[Step, str]] = []
+    Endpoints without a proxy have no part in it."""
+    found: list[_Served] = []
     if outcome.status:
         return found
     for one in outcome.destinations:
@@ -237,18 +248,16 @@ def _servers(world: World, client: Proxy, call: Call, outcome: Outcome) -> list[
     return _distinct(found)
 
 
-def _distinct(found: list[tuple[Step, str]]) -> list[tuple[Step, str]]:
+def _distinct(found: list[_Served]) -> list[_Served]:
     """Without those that only say of another pod what was said already."""
-    out: dict[tuple[object, ...], tuple[Step, str]] = {}
-    for step, refused in found:
-        way = step.what.partition(": ")[2]
-        out.setdefault((way, step.details, step.by, bool(refused)), (step, refused))
+    out: dict[tuple[object, ...], _Served] = {}
+    for one in found:
+        way = one.step.what.partition(": ")[2]
+        out.setdefault((way, one.step.details, one.step.by, bool(one.refused)), one)
     return list(out.values())
 
 
-def _server(
-    world: World, client: Proxy, call: Call, outcome: Outcome, target: Target, server: Proxy
-) -> tuple[Step, str]:
+def _server(world: World, client: Proxy, call: Call, outcome: Outcome, target: Target, server: Proxy) -> _Served:
     mutual = target.tls == "mutual TLS"
     arrived = Call(
         address=target.address,
@@ -271,8 +280,10 @@ def _server(
     by += [line for d in decided for line in _policy_sources(world, d)]
     why = f"{found.status}: {found.reason}" if found.status else found.reason
     refused = found.reason and f"the proxy of {server.id} refuses it: {why}"
+    status = found.status or 503  # a connection that is closed is a 503 of the client's own proxy
     denied = next((d for d in decided if not d.allowed and not d.shadow), None)
     if denied is not None:
+        status = 403 if found.http else 503
         refused = f"the proxy of {server.id} denies it: {_why(denied)}"
     chain = describe.chain_match(found.chain_match) if found.chain_match is not None else "no filter chain"
     goes = ", ".join(d.cluster for d in found.destinations) or found.reason
@@ -282,7 +293,7 @@ def _server(
         details=tuple(details),
         by=tuple(by),
     )
-    return step, refused
+    return _Served(step, refused, status)
 
 
 def _caller(call: Call, principal: str, destination: str) -> rbac.Caller:

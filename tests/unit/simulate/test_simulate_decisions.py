@@ -174,6 +174,22 @@ def test_the_policies_that_do_not_allow_a_call_are_named() -> None:
     assert step(found, "At the server").by == ("AuthorizationPolicy default/guard spec (1.yaml:4)",)
 
 
+def test_a_server_that_wants_mutual_tls_and_gets_none_is_a_503() -> None:
+    plain = """apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {name: plain}
+spec: {host: reviews, trafficPolicy: {tls: {mode: DISABLE}}}
+"""
+    strict = """apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: default, namespace: istio-system}
+spec: {mtls: {mode: STRICT}}
+"""
+    found = simulate(build(plain, strict), "GET", "http://reviews:9080/")
+    assert (found.status, found.result.partition(": ")[0]) == (503, "503")
+    assert step(found, "At the server").by == ("PeerAuthentication istio-system/default spec.mtls (2.yaml:4)",)
+
+
 def test_servers_that_decide_otherwise_are_told_apart() -> None:
     guard = policy("  selector: {matchLabels: {version: v2}}\n  action: DENY\n  rules: [{}]\n")
     found = simulate(build(guard), "GET", "http://reviews:9080/")
