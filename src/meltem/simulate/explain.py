@@ -126,6 +126,8 @@ def _client_steps(
         steps.append(Step(step="Virtual host", what=what))
     if outcome.route is not None:
         by = sources.of_route(world, proxy, outcome.route, call.port)
+        if not by and proxy.kind is ProxyKind.ROUTER:
+            by = sources.of_ingress(world, outcome.route, outcome.domain)
         if not by and outcome.route.name == "default":
             by = ["no VirtualService is for this host: the service's own route"]
         steps.append(

@@ -277,6 +277,21 @@ def of_peer_policy(world: World, proxy: Proxy, port: int) -> list[str]:
     return [] if best is None else [field(world, "PeerAuthentication", best[1], best[2], *best[3])]
 
 
+def of_ingress(world: World, route: R.Route, domain: str) -> list[str]:
+    """The path of an Ingress that a gateway's route was made from; `domain`: of the virtual host."""
+    lines: list[str] = []
+    wanted = (route.match.path or route.match.path_separated_prefix or route.match.prefix).rstrip("/")
+    for placed in world.of_kind("Ingress"):
+        namespace, name = namespace_of(placed.obj), str_at(placed.obj, "metadata", "name")
+        for i, rule in enumerate(objects_at(placed.obj, "spec", "rules")):
+            if (str_at(rule, "host") or "*") != domain:
+                continue
+            for j, one in enumerate(objects_at(rule, "http", "paths")):
+                if str_at(one, "path").rstrip("/") == wanted:
+                    lines.append(field(world, "Ingress", namespace, name, "spec", "rules", i, "http", "paths", j))
+    return lines[:1]
+
+
 def of_pod(world: World, address: str) -> str:
     """`Pod default/reviews-v1-…` at an address, or empty."""
     keys = world.engine.mesh.pods_by_address.lookup(address)

@@ -332,3 +332,28 @@ spec:
     assert through.what.endswith("→ outbound|80||ext.example.com")
     assert through.details[0] == "plain text from web-0.default"  # a gateway takes mutual TLS only when told to
     assert through.by == ("VirtualService default/ext spec.http[1].match[0] (2.yaml:10)",)
+
+
+def test_of_a_gateways_route_from_an_ingress_the_path_is_named() -> None:
+    ingress = """apiVersion: networking.k8s.io/v1
+kind: Ingress
+metadata: {name: shop, annotations: {kubernetes.io/ingress.class: istio}}
+spec:
+  rules:
+  - host: shop.example.com
+    http:
+      paths:
+      - {path: /other, pathType: Exact, backend: {service: {name: db, port: {number: 5432}}}}
+      - {path: /shop, pathType: Prefix, backend: {service: {name: reviews, port: {number: 9080}}}}
+"""
+    gateway = """apiVersion: networking.istio.io/v1
+kind: Gateway
+metadata: {name: edge}
+spec:
+  selector: {istio: ingressgateway}
+  servers: [{port: {number: 80, name: http, protocol: HTTP}, hosts: [other.example.com]}]
+"""
+    mesh = build(ingress, gateway)
+    for path in ("/shop", "/shop/x"):
+        found = simulate(mesh, "GET", f"http://shop.example.com{path}", pod=GATEWAY)
+        assert step(found, "Route").by == ("Ingress default/shop spec.rules[0].http.paths[1] (1.yaml:10)",)
