@@ -21,6 +21,12 @@ from meltem.view.proxy import Proxy, ProxyKind
 
 Key = tuple[str, str, str]
 """kind, namespace, name"""
+Version = tuple[str, int]
+"""uid and generation: an object that takes a deleted one's place begins again at the same generation"""
+
+
+def version_of(resource: Resource) -> Version:
+    return resource.metadata.uid, resource.metadata.generation
 
 
 class Standing(msgspec.Struct, frozen=True):
@@ -58,7 +64,7 @@ class Distribution:
         self._standings = standings
         self._commits = 1
         self._settled_at = 0  # the commit of which everybody had everything at the last look
-        self._entered: dict[Key, tuple[int, int]] = {}  # generation, and the commit with which it was seen first
+        self._entered: dict[Key, tuple[Version, int]] = {}  # and the commit with which it was seen first
         self._through: dict[str, int] = {}  # proxy id → the last commit of which it has everything
         self._proxies: dict[str, Proxy] = {}
         self._by_namespace: dict[str, list[Proxy]] = {}
@@ -67,14 +73,14 @@ class Distribution:
     def _count(self) -> None:
         self._commits += 1
 
-    def enter(self, generations: Mapping[Key, int]) -> None:
-        """The resources that there are, with their generations."""
-        for key in [k for k in self._entered if k not in generations]:
+    def enter(self, versions: Mapping[Key, Version]) -> None:
+        """The resources that there are, with their versions."""
+        for key in [k for k in self._entered if k not in versions]:
             del self._entered[key]
-        for key, generation in generations.items():
+        for key, version in versions.items():
             known = self._entered.get(key)
-            if known is None or known[0] != generation:
-                self._entered[key] = generation, self._commits
+            if known is None or known[0] != version:
+                self._entered[key] = version, self._commits
 
     def look(self) -> None:
         """Asks the proxies anew, where since the last look anything was changed or somebody was behind."""
@@ -95,7 +101,8 @@ class Distribution:
 
     def share(self, resource: Resource) -> Share:
         """Of a resource that `enter` knows. Proxies are those that were connected at the last look."""
-        _, since = self._entered.get((resource.kind, resource.namespace, resource.name), (0, self._commits))
+        entered = self._entered.get((resource.kind, resource.namespace, resource.name))
+        since = entered[1] if entered is not None else self._commits
         concerned = self.concerned(resource)
         missing = sorted(p.id for p in concerned if self._through.get(p.id, 0) < since)
         return Share(len(concerned) - len(missing), len(concerned), tuple(missing[:10]))

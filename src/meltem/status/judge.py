@@ -26,7 +26,7 @@ from meltem.graph.inputs import ResourceKey
 from meltem.graph.model import host_matches
 from meltem.resources.base import Resource
 from meltem.resources.kinds import ISTIO_KINDS
-from meltem.status.distribution import Distribution, Key, Share, Standing
+from meltem.status.distribution import Distribution, Key, Share, Standing, Version, version_of
 from meltem.status.reading import OutsideReader
 from meltem.view.gateway import SERVER_PARTS
 from meltem.view.gateway_servers import GatewayKey
@@ -51,11 +51,12 @@ ACCEPTED, DISTRIBUTING = "Accepted", "Distributing"
 
 
 class Verdict(msgspec.Struct, frozen=True):
-    """Where all is well `message` says who has it."""
+    """Where all is well `message` says who has it. `uid` is the object's that it is about."""
 
     reason: str
     message: str = ""
     generation: int = 0
+    uid: str = ""
 
     @property
     def well(self) -> bool:
@@ -103,7 +104,7 @@ class Judge:
         self.distribution = Distribution(engine, standings)
         self._resources: dict[Key, Resource] = {}
         self._shares: dict[Key, Share] = {}
-        self._new: dict[Key, int] = {}  # generations that were counted
+        self._new: dict[Key, Version] = {}  # versions that were counted
         self._looks = 0
         self._computed: dict[Key, Verdict] = {}
         self._said: dict[Key, str] = {}
@@ -126,7 +127,7 @@ class Judge:
         for key, message in self._refused().items():
             old = found.get(key)
             if old is not None and not old.bad:
-                found[key] = Verdict("RefusedByProxy", message[:MAX_MESSAGE], old.generation)
+                found[key] = Verdict("RefusedByProxy", message[:MAX_MESSAGE], old.generation, old.uid)
         self.verdicts = found
         said = {k: v.message for k, v in found.items() if v.bad}
         for key, message in said.items():
@@ -149,22 +150,17 @@ class Judge:
         shares: dict[Key, Share] = {}
         for key, resource in self._resources.items():
             known = self._shares.get(key)
-            if (
-                everything
-                or known is None
-                or not known.complete
-                or self._new.get(key, 0) != resource.metadata.generation
-            ):
+            if everything or known is None or not known.complete or self._new.get(key) != version_of(resource):
                 known = self.distribution.share(resource)
             shares[key] = known
         self._shares = shares
-        self._new = {k: r.metadata.generation for k, r in self._resources.items()}
+        self._new = {k: version_of(r) for k, r in self._resources.items()}
 
     def _with_share(self, key: Key, verdict: Verdict) -> Verdict:
         share = self._shares.get(key)
         if share is None:
             return verdict
-        return Verdict(ACCEPTED if share.complete else DISTRIBUTING, str(share), verdict.generation)
+        return Verdict(ACCEPTED if share.complete else DISTRIBUTING, str(share), verdict.generation, verdict.uid)
 
     def _compute(self) -> dict[Key, Verdict]:
         resources: dict[Key, Resource] = {}
@@ -175,8 +171,8 @@ class Judge:
                 if key[0] == self._cluster and isinstance(value, Resource):
                     resources[(kind, key[1], key[2])] = value
         self._resources = resources
-        generations = {k: v.metadata.generation for k, v in resources.items()}
-        self.distribution.enter(generations)
+        versions = {k: version_of(v) for k, v in resources.items()}
+        self.distribution.enter(versions)
         wrong: dict[Key, tuple[str, str]] = {}
         sources = (
             self._failed(),
@@ -189,9 +185,9 @@ class Judge:
         for key, reason, message in (one for source in sources for one in source):
             wrong.setdefault(key, (reason, message))
         found: dict[Key, Verdict] = {}
-        for key, generation in generations.items():
+        for key, (uid, generation) in versions.items():
             reason, message = wrong.get(key, (ACCEPTED, ""))
-            found[key] = Verdict(reason, message[:MAX_MESSAGE], generation)
+            found[key] = Verdict(reason, message[:MAX_MESSAGE], generation, uid)
         return found
 
     # What can be wrong

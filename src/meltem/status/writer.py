@@ -78,6 +78,8 @@ class StatusWriter:
         if written is None:
             return True
         before, at_ = written
+        if before.uid != verdict.uid:  # another object of the name
+            return True
         if (before.reason, before.generation) != (verdict.reason, verdict.generation) or verdict.bad:
             return before != verdict
         return before != verdict and now - at_ >= COUNTS_EVERY

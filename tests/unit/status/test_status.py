@@ -37,10 +37,11 @@ class World:
         self.standings[proxy.id] = Standing(proxy, current)
 
     def put(
-        self, kind: str, name: str, api: str = "networking.istio.io/v1", *, generation: int = 3, **content: object
-    ) -> None:
+        self, kind: str, name: str, api: str = "networking.istio.io/v1", *, generation: int = 3, uid: str = "u",
+        **content: object,
+    ) -> None:  # fmt: skip
         obj: JsonObject = {"apiVersion": api, "kind": kind, **content}
-        obj["metadata"] = {"name": name, "namespace": "default", "generation": generation}
+        obj["metadata"] = {"name": name, "namespace": "default", "generation": generation, "uid": uid}
         with self.engine.graph.transaction():
             self.engine.inputs.by_kind[kind].set((CLUSTER, "default", name), parse(obj))
 
@@ -165,6 +166,28 @@ def test_who_has_a_resource_is_counted_by_what_proxies_acknowledged_since_it_cam
     world.connect("b", {})
     assert world.reason("VirtualService", "vs") == "Accepted"
     assert world.message("VirtualService", "vs") == "2/2 proxies up to date."
+
+
+async def test_an_object_that_takes_a_deleted_ones_place_is_counted_and_told_anew() -> None:
+    """Between two looks it was deleted and made again: the same name, the same generation."""
+    world, api = World(), Api()
+    writer = StatusWriter(api, world.judge, ManualClock())
+    spec = {"hosts": ["a"], "http": [{"route": [{"destination": {"host": "web"}}]}]}
+    world.service("web")
+    world.connect("a", {})
+    world.put("VirtualService", "vs", spec=spec, generation=1)
+    assert world.reason("VirtualService", "vs") == "Accepted"
+    await written(writer)
+    assert len(api.patches) == 1
+
+    world.connect("a", {}, current=False)
+    del api.objects["vs"]
+    world.put("VirtualService", "vs", spec=spec, generation=1, uid="another")
+    assert world.reason("VirtualService", "vs") == "Distributing"
+    world.connect("a", {})
+    assert world.reason("VirtualService", "vs") == "Accepted"
+    await written(writer)
+    assert len(api.patches) == 2, "the new object has no condition yet"
 
 
 def test_a_policy_is_only_for_proxies_that_it_selects() -> None:
