@@ -16,7 +16,7 @@ import msgspec
 
 from meltem import yamlio
 from meltem.errors import MeltemError
-from meltem.objects import Json, JsonObject, list_at, object_at, objects_at, strings_at
+from meltem.objects import Json, JsonObject, at, list_at, object_at, objects_at, strings_at
 from meltem.resources.mesh import read_meshconfig
 
 _CHARTS = ("base", "istiod", "cni")
@@ -71,7 +71,14 @@ class Finding(msgspec.Struct, frozen=True):
 
 def check(spec: JsonObject, charts: Traversable) -> list[Finding]:
     """All that is wrong, in the order in which it stands. `charts` is the directory with the charts' directories."""
-    return [*_components(object_at(spec, "components")), *_values(spec, charts), *_mesh(spec)]
+    return [*_shapes(spec), *_components(object_at(spec, "components")), *_values(spec, charts), *_mesh(spec)]
+
+
+def _shapes(spec: JsonObject) -> Iterator[Finding]:
+    """What must be a map is one: the other checks look into maps only."""
+    for path in (("components",), ("meshConfig",), ("values",), ("values", "gateways"), ("values", "meshConfig")):
+        if not isinstance(at(spec, *path), dict | None):
+            yield Finding(".".join(path), "must be a map")
 
 
 def _components(components: JsonObject) -> Iterator[Finding]:
