@@ -10,14 +10,12 @@ Defaults are Istio's: a probe every 10 s that has 1 s, one success or failure in
 from __future__ import annotations
 
 import asyncio
-import json
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from meltem.agent import probes
+from meltem.agent import helper, probes
 from meltem.agent.bootstrap import bootstrap
 from meltem.agent.environment import AgentSettings
 from meltem.agent.http1 import HttpError
@@ -27,8 +25,6 @@ from meltem.clock import Clock
 from meltem.errors import EnvironmentError_, UserError
 from meltem.objects import JsonObject, int_at, object_at, str_at, strings_at
 
-HELPER = (sys.executable, "-m", "meltem.agent.health_report")
-HELPER_SECONDS = 30.0
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 10.0
 MAX_MESSAGE = 500
@@ -209,20 +205,7 @@ def order(settings: AgentSettings, health: Health) -> JsonObject:
 
 async def run_helper(wanted: JsonObject) -> None:
     """Runs the helper once. Raises EnvironmentError_ with its reason."""
-    pipe = asyncio.subprocess.PIPE
-    process = await asyncio.create_subprocess_exec(*HELPER, stdin=pipe, stdout=asyncio.subprocess.DEVNULL, stderr=pipe)
-    try:
-        async with asyncio.timeout(HELPER_SECONDS):
-            _, err = await process.communicate(json.dumps(wanted).encode())
-    except TimeoutError:
-        raise EnvironmentError_(f"no answer within {HELPER_SECONDS:g} s", where="health report") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        reason = err.decode("utf-8", "replace").strip()[-2000:]
-        raise EnvironmentError_(reason or f"ended with status {process.returncode}", where="health report")
+    await helper.run("meltem.agent.health_report", wanted, where="health report")
 
 
 async def _run_command(probe: HealthProbe) -> str:

@@ -6,15 +6,14 @@ and the moment at which the present certificate expires.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import random
-import sys
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
 
+from meltem.agent import helper
 from meltem.agent.environment import PLAINTEXT_DISCOVERY_PORT, AgentSettings
 from meltem.agent.log import Log
 from meltem.agent.metrics import AgentMetrics
@@ -22,8 +21,6 @@ from meltem.clock import Clock
 from meltem.errors import EnvironmentError_
 from meltem.objects import Json, JsonObject, at
 
-HELPER = (sys.executable, "-m", "meltem.agent.certificate")
-HELPER_SECONDS = 30.0
 FIRST_PAUSE = 0.5
 LONGEST_PAUSE = 30.0
 POLL_SECONDS = 10.0
@@ -64,24 +61,7 @@ def order(settings: AgentSettings) -> JsonObject:
 
 async def run_helper(wanted: JsonObject) -> Life:
     """Runs the helper once. Raises EnvironmentError_ with its reason."""
-    process = await asyncio.create_subprocess_exec(
-        *HELPER,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(HELPER_SECONDS):
-            out, err = await process.communicate(json.dumps(wanted).encode())
-    except TimeoutError:
-        raise EnvironmentError_(f"no certificate within {HELPER_SECONDS:g} s", where="certificate helper") from None
-    finally:
-        if process.returncode is None:
-            process.kill()
-            await process.wait()
-    if process.returncode != 0:
-        reason = err.decode("utf-8", "replace").strip()[-2000:]
-        raise EnvironmentError_(reason or f"ended with status {process.returncode}", where="certificate helper")
+    out = await helper.run("meltem.agent.certificate", wanted, where="certificate helper")
     answer = cast(Json, json.loads(out))
     moments = [at(answer, name) for name in ("not_before", "not_after")]
     return Life(*(float(m) if isinstance(m, int | float) else 0.0 for m in moments))
