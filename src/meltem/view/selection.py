@@ -24,7 +24,8 @@ if TYPE_CHECKING:
 
 DRY_RUN = "istio.io/dry-run"
 EXTENSION = "extensions.istio.io/trafficextension/"
-"""What names of the filters of TrafficExtensions begin with."""
+PLUGIN = "extensions.istio.io/wasmplugin/"
+"""What names of the filters of TrafficExtensions and WasmPlugins begin with; EnvoyFilters match by them."""
 _PHASES = {"AUTHN": 0, "AUTHZ": 1, "STATS": 2, "UNSPECIFIED_PHASE": 3}
 
 
@@ -130,9 +131,8 @@ class Selection:
             if url.startswith("http"):
                 host, port = host_and_port(url)
                 cluster = self.cluster_of(reader, host, port, "") or fetch_cluster(url)
-            name = f"{plugin.namespace}.{plugin.name}"
-            if plugin.kind == "TrafficExtension":
-                name = EXTENSION + name
+            begins = EXTENSION if plugin.kind == "TrafficExtension" else PLUGIN
+            name = f"{begins}{plugin.namespace}.{plugin.name}"
             found.append(
                 WasmModule(
                     name=name, spec=spec, ports=ports, cluster=cluster, url=url, sha256=sha256, failed=sha256 == FAILED

@@ -44,6 +44,7 @@ def inbound(known: str, *, server: str = "", **spec: str) -> str:
 
 def test_an_image_is_fetched_from_istiod_by_its_checksum() -> None:
     assert f"http://istiod.istio-system.svc:15014/wasm/{SHA}" in inbound(SHA)
+    assert "extensions.istio.io/wasmplugin/foo.plugin" in inbound(SHA)  # EnvoyFilters of users match by that name
     canary = "http://istiod-canary.mesh.svc:15014"
     made = inbound(SHA, server=canary)
     assert f"{canary}/wasm/{SHA}" in made and "fetch|15014|http|istiod-canary.mesh.svc" in made
