@@ -75,9 +75,7 @@ def _of(filters: Filters, phase: str, ports: tuple[int, ...], *, network: bool) 
 def _config(module: WasmModule) -> api.wasm.PluginConfig:
     spec = module.spec
     own_name = module.name.rpartition("/")[2]  # metrics of the module count under it
-    made = api.wasm.PluginConfig(
-        name=own_name, root_id=spec.plugin_name, failure_policy=_POLICIES[spec.fail_strategy]
-    )
+    made = api.wasm.PluginConfig(name=own_name, root_id=spec.plugin_name, failure_policy=_POLICIES[spec.fail_strategy])
     if spec.plugin_config is not None:
         text = api.wrappers_pb2.StringValue(value=_json(spec.plugin_config))
         made.configuration.CopyFrom(api.pack(text))
