@@ -257,7 +257,7 @@ class ControlPlane:
         """The newest connection of each proxy counts."""
         newest = {c.proxy.id: c for c in self.connections}
         for proxy_id, connection in newest.items():
-            states = {t: s.state for t, s in connection.session.statuses().items()}
+            states = connection.session.states()
             # What it refuses is told with the resource that is to blame; the others it has.
             started = states.get(CLUSTER, SyncState.NOT_SENT) is not SyncState.NOT_SENT
             current = started and SyncState.STALE not in states.values() and not self.engine.on_trial(proxy_id)

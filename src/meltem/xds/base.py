@@ -10,7 +10,7 @@ from typing import ClassVar
 
 from meltem.envoyapi import ENDPOINT, EXTENSION_CONFIG, PREFIX, ROUTE, SECRET
 from meltem.xds.batches import Batches, Response
-from meltem.xds.subscription import Content, Observer, Rejection, Subscription, TypeStatus
+from meltem.xds.subscription import Content, Observer, Rejection, Subscription, SyncState, TypeStatus
 
 GATE_SECONDS = 2.0
 NAMED_TYPES = frozenset({ENDPOINT, ROUTE, SECRET, EXTENSION_CONFIG})
@@ -64,6 +64,10 @@ class BaseSession:
 
     def statuses(self) -> dict[str, TypeStatus]:
         return {t: s.status() for t, s in self._subscriptions.items()}
+
+    def states(self) -> dict[str, SyncState]:
+        """What `statuses` says of the state alone: asked of every session after each change."""
+        return {t: s.state for t, s in self._subscriptions.items()}
 
     def refusals(self) -> dict[str, dict[str, Rejection]]:
         """What the client refuses now, by type and name."""

@@ -109,9 +109,10 @@ class Held:
         return next(iter(self), None) is not None
 
     def __len__(self) -> int:
-        if not self._over:
-            return sum(map(len, self._bases))
-        return sum(1 for _ in self)
+        count = sum(map(len, self._bases))
+        for name, version in self._over.items():
+            count += bool(version) - any(name in base for base in self._bases)
+        return count
 
     def snapshot(self) -> dict[str, str]:
         return {n: self.get(n) for n in self}

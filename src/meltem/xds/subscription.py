@@ -174,18 +174,18 @@ class Subscription:
         """Something is on its way to the client that others may build upon."""
         return self.inflight is not None or bool(self.out) or bool(self.batches) or self.undecided
 
-    def status(self) -> TypeStatus:
+    @property
+    def state(self) -> SyncState:
         if self.rejected:
-            state = SyncState.ERROR
-        elif not self.sent_nonce:
-            state = SyncState.SYNCED if self.brought else SyncState.NOT_SENT
-        elif self.adding or self.gone:
-            state = SyncState.STALE
-        else:
-            state = SyncState.SYNCED
+            return SyncState.ERROR
+        if not self.sent_nonce:
+            return SyncState.SYNCED if self.brought else SyncState.NOT_SENT
+        return SyncState.STALE if self.adding or self.gone else SyncState.SYNCED
+
+    def status(self) -> TypeStatus:
         return TypeStatus(
             self.type_url,
-            state,
+            self.state,
             self.sent_nonce,
             self.acked_nonce,
             self.sent_version,
