@@ -90,6 +90,7 @@ from envoy.extensions.filters.network.tcp_proxy.v3 import tcp_proxy_pb2 as tcp_p
 from envoy.extensions.filters.network.wasm.v3 import wasm_pb2 as network_wasm
 from envoy.extensions.filters.udp.dns_filter.v3 import dns_filter_pb2 as dns_filter
 from envoy.extensions.formatter.req_without_query.v3 import req_without_query_pb2 as req_without_query
+from envoy.extensions.http.header_formatters.preserve_case.v3 import preserve_case_pb2 as preserve_case
 from envoy.extensions.http.original_ip_detection.xff.v3 import xff_pb2 as xff
 from envoy.extensions.load_balancing_policies.client_side_weighted_round_robin.v3 import (
     client_side_weighted_round_robin_pb2 as client_side_weighted_round_robin,
@@ -217,6 +218,7 @@ __all__ = [
     "pack",
     "path_matcher",
     "percent",
+    "preserve_case",
     "previous_hosts",
     "previous_priorities",
     "protocol",

@@ -15,7 +15,7 @@ import sys
 from contextlib import suppress
 from pathlib import Path
 
-from meltem.agent import node
+from meltem.agent import durations, node
 from meltem.agent.environment import AgentSettings
 from meltem.errors import EnvironmentError_, UserError
 from meltem.objects import int_at, str_at
@@ -51,7 +51,7 @@ def find_envoy(binary_path: str = "") -> str:
 def arguments(settings: AgentSettings, bootstrap_path: Path) -> list[str]:
     """Envoy's command line without the program itself."""
     level, components = split_levels(settings.flags.log_level)
-    flush = int_at(settings.proxy_config, "fileFlushIntervalMs") or DEFAULT_FLUSH_MILLISECONDS
+    flush = flush_milliseconds(settings)
     line = [
         "-c",
         str(bootstrap_path),
@@ -66,6 +66,8 @@ def arguments(settings: AgentSettings, bootstrap_path: Path) -> list[str]:
         "--disable-hot-restart",
         "--allow-unknown-static-fields",
     ]
+    if kilobytes := int_at(settings.proxy_config, "fileFlushMinSizeKb"):
+        line += ["--file-flush-min-size-kb", str(kilobytes)]
     if level:
         line += ["-l", level]
     if chosen := ",".join(components) or settings.flags.component_log_level:
@@ -79,6 +81,17 @@ def arguments(settings: AgentSettings, bootstrap_path: Path) -> list[str]:
     if threads := concurrency(settings):
         line += ["--concurrency", str(threads)]
     return line
+
+
+def flush_milliseconds(settings: AgentSettings) -> int:
+    """How often access logs are written out (ProxyConfig `fileFlushInterval`)."""
+    text = str_at(settings.proxy_config, "fileFlushInterval")
+    if not text:
+        return DEFAULT_FLUSH_MILLISECONDS
+    try:
+        return max(1, int(durations.seconds(text) * 1000))
+    except ValueError as error:
+        raise UserError(str(error), where="ProxyConfig fileFlushInterval") from None
 
 
 def concurrency(settings: AgentSettings) -> int:

@@ -12,6 +12,7 @@ from meltem.envoyapi import Resource
 from meltem.generate import endpoints, locality, names, tls
 from meltem.generate.balancing import apply_load_balancer, apply_localities
 from meltem.generate.filters import peers
+from meltem.generate.filters.connections import header_case
 from meltem.graph.model import Protocol, Resolution
 from meltem.resources import networking
 from meltem.view.units import Balance, ClusterView, InboundPort, InboundView, MeshOptions
@@ -73,11 +74,26 @@ def outbound(view: ClusterView) -> Resource:
     _transport(message, view, options)
     if policy is not None and policy.outlier_detection is not None:
         _error_codes(options, policy.outlier_detection.outlier_detection_http_error_codes)
+    if view.preserve_case:
+        _preserve_case(options)
+    if view.buffer >= 0:
+        message.per_connection_buffer_limit_bytes.value = int(view.buffer)
     if options.ListFields():
         if not options.WhichOneof("upstream_protocol_options"):
             options.explicit_http_config.http_protocol_options.SetInParent()
         message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(api.pack(options))
     return api.resource(api.CLUSTER, view.name, message)
+
+
+def _preserve_case(options: api.http_protocol_options.HttpProtocolOptions) -> None:
+    """HTTP/1 header names as they were written; HTTP/2 has none but small letters."""
+    if options.explicit_http_config.HasField("http2_protocol_options"):
+        return
+    if options.HasField("use_downstream_protocol_config"):
+        http1 = options.use_downstream_protocol_config.http_protocol_options
+    else:
+        http1 = options.explicit_http_config.http_protocol_options
+    http1.header_key_format.CopyFrom(header_case())
 
 
 def stat_name(
@@ -419,6 +435,8 @@ def _inbound(view: InboundView, port: InboundPort) -> Resource:
             message.original_dst_lb_config.upstream_port_override.value = port.target
         _bind_loopback(message, view.ipv4)
     options = _inbound_options(port)
+    if view.http.preserve_case and (port.protocol.is_http or port.protocol is Protocol.AUTO):
+        _preserve_case(options)
     if options.ListFields():
         message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(api.pack(options))
     if tcp is not None:
@@ -463,6 +481,8 @@ def _inbound_passthrough(view: InboundView, family: int) -> Resource:
     options = api.http_protocol_options.HttpProtocolOptions(
         use_downstream_protocol_config={"http_protocol_options": {}, "http2_protocol_options": {}}
     )
+    if view.http.preserve_case:
+        _preserve_case(options)
     message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(api.pack(options))
     return api.resource(api.CLUSTER, name, message)
 
@@ -470,12 +490,14 @@ def _inbound_passthrough(view: InboundView, family: int) -> Resource:
 # --- fixed ones ---
 
 
-def passthrough(mesh: MeshOptions) -> Resource:
+def passthrough(mesh: MeshOptions, *, preserve_case: bool = False) -> Resource:
     """To where the caller meant to go."""
     options = api.http_protocol_options.HttpProtocolOptions(
         use_downstream_protocol_config={"http_protocol_options": {}, "http2_protocol_options": {}},
         http_filters=peers.withheld(),
     )
+    if preserve_case:
+        _preserve_case(options)
     message = C(
         name=names.PASSTHROUGH_CLUSTER,
         type=C.ORIGINAL_DST,

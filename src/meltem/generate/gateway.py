@@ -11,6 +11,7 @@ from meltem.generate import tls
 from meltem.generate.filters import access_log, authz
 from meltem.generate.filters.chain import Position, connection_manager, http_filters, network_filters
 from meltem.generate.outbound import listener_filter, match, socket_address, tls_inspector, to_clusters
+from meltem.view.proxy_settings import limits
 from meltem.view.units import ChainView, GatewayChain, GatewayListenerView
 
 L = api.listener.Listener
@@ -28,6 +29,9 @@ def listener(view: GatewayListenerView) -> Resource:
         traffic_direction=api.base.OUTBOUND,
         access_log=access_log.listener_logs(view.mesh, view.filters.telemetry),
     )
+    held = limits(view.http.connections, view.mesh.connections, gateway=True)
+    if held.listener_buffer >= 0:
+        message.per_connection_buffer_limit_bytes.value = int(held.listener_buffer)
     if view.ipv6:
         message.additional_addresses.add(address=socket_address("::", view.port))
     if view.udp:
@@ -101,7 +105,7 @@ def _filters(view: GatewayListenerView, chain: GatewayChain) -> list[api.listene
         ]
     prefix = chain.clusters[0].cluster if chain.clusters else "BlackHoleCluster"
     tcp = chain.tcp or ChainView(kind="tcp", clusters=chain.clusters)
-    proxy = to_clusters(view.mesh, Position.GATEWAY, tcp, view.filters, stat_prefix=prefix)
+    proxy = to_clusters(view.mesh, Position.GATEWAY, tcp, view.filters, stat_prefix=prefix, idle=view.http.idle)
     return [*network_filters(view.mesh, view.filters, protected=True, ports=(view.port,)), proxy]
 
 

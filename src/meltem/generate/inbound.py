@@ -267,6 +267,7 @@ def _tcp(view: InboundView, port: InboundPort, *, mutual_tls: bool = False) -> l
         Position.INBOUND,
         stat_prefix=port.cluster,
         clusters=(WeightedCluster(cluster=port.cluster),),
+        idle_timeout=view.http.idle,
         policies=view.filters,
         mutual_tls=mutual_tls,
     )

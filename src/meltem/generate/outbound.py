@@ -81,7 +81,7 @@ def listener(view: OutboundListenerView) -> Resource:
         rest.ClearField("filter_chain_match")
         message.default_filter_chain.CopyFrom(rest)
     elif not http or sniff:
-        message.default_filter_chain.CopyFrom(fallback(view.mesh, view.filters, passthrough=view.passthrough))
+        message.default_filter_chain.CopyFrom(fallback(view))
     return api.resource(api.LISTENER, view.name, message)
 
 
@@ -134,7 +134,9 @@ def _tcp_chain(view: OutboundListenerView, chain: ChainView) -> FilterChain:
     if chain.dynamic_dns:
         sni = api.sni_dfp.FilterConfig(dns_cache_config=cache_of(view), port_value=chain.dynamic_port)
         filters.append(api.listener_components.Filter(name=SNI_DYNAMIC, typed_config=api.pack(sni)))
-    filters.append(to_clusters(view.mesh, Position.OUTBOUND, chain, view.filters, stat_prefix=view.name))
+    filters.append(
+        to_clusters(view.mesh, Position.OUTBOUND, chain, view.filters, stat_prefix=view.name, idle=view.http.idle)
+    )
     made = FilterChain(filters=filters)
     if chain.sni or chain.subnets:
         made.filter_chain_match.CopyFrom(match(chain.sni, chain.subnets))
@@ -142,15 +144,21 @@ def _tcp_chain(view: OutboundListenerView, chain: ChainView) -> FilterChain:
 
 
 def to_clusters(
-    mesh: MeshOptions, position: Position, chain: ChainView, filters: Filters, *, stat_prefix: str
+    mesh: MeshOptions,
+    position: Position,
+    chain: ChainView,
+    filters: Filters,
+    *,
+    stat_prefix: str,
+    idle: float | None = None,
 ) -> api.listener_components.Filter:
-    """The TCP proxy of a chain."""
+    """The TCP proxy of a chain. `idle`: the proxy's own time-out, where no rule has one."""
     return tcp_proxy(
         mesh,
         position,
         stat_prefix=chain.stat_prefix or stat_prefix,
         clusters=chain.clusters,
-        idle_timeout=chain.idle_timeout,
+        idle_timeout=idle if chain.idle_timeout is None else chain.idle_timeout,
         hash_source_ip=chain.hash_source_ip,
         max_duration=chain.max_duration,
         tunnel=chain.tunnel,
@@ -179,13 +187,18 @@ def match(sni: tuple[str, ...], subnets: tuple[str, ...]) -> Match:
     return made
 
 
-def fallback(mesh: MeshOptions, filters: Filters, *, passthrough: bool) -> FilterChain:
+def fallback(view: OutboundListenerView) -> FilterChain:
     """Traffic that is for nothing known: on its way, or refused."""
-    where = PASSTHROUGH if passthrough else BLACKHOLE
-    return FilterChain(
-        name=where[0].cluster,
-        filters=[tcp_proxy(mesh, Position.OUTBOUND, stat_prefix=where[0].cluster, clusters=where, policies=filters)],
+    where = PASSTHROUGH if view.passthrough else BLACKHOLE
+    proxy = tcp_proxy(
+        view.mesh,
+        Position.OUTBOUND,
+        stat_prefix=where[0].cluster,
+        clusters=where,
+        idle_timeout=view.http.idle,
+        policies=view.filters,
     )
+    return FilterChain(name=where[0].cluster, filters=[proxy])
 
 
 def virtual_outbound(view: VirtualOutboundView) -> Resource:
@@ -225,6 +238,7 @@ def virtual_outbound(view: VirtualOutboundView) -> Resource:
                 Position.OUTBOUND,
                 stat_prefix=where[0].cluster,
                 clusters=where,
+                idle_timeout=view.http.idle,
                 policies=view.filters,
             )
         ],

@@ -172,7 +172,8 @@ class Resources:
 
     def _fixed(self, reader: Reader, scope: Scope, _view: ScopeView) -> Mapping[GroupKey, Resource]:
         options = self.views.mesh_options(reader)
-        return self._of_scope(scope, Made((clusters.passthrough(options), clusters.blackhole(options))))
+        passthrough = clusters.passthrough(options, preserve_case=scope.http.preserve_case)
+        return self._of_scope(scope, Made((passthrough, clusters.blackhole(options))))
 
     def _listeners(
         self, reader: Reader, key: tuple[Scope, str], view: OutboundListenerView

@@ -33,7 +33,10 @@ def virtual_host(view: VirtualHostView) -> R.VirtualHost:
 
 def _entries(routes: Iterable[RouteView], host: VirtualHostView) -> Iterable[R.Route]:
     for route in routes:
-        yield route_entry(route, route_match(route.match), host.mesh)
+        made = route_entry(route, route_match(route.match), host.mesh)
+        if host.forwarded_host and route.rule is not None and made.HasField("route"):
+            made.route.append_x_forwarded_host = True  # of use only where the host is rewritten
+        yield made
 
 
 def virtual_host_resource(route: str, view: VirtualHostView) -> Resource:

@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 from meltem.resources.base import Duration
 from meltem.resources.mesh_providers import ExtensionProvider
-from meltem.resources.mesh_proxy import MeshProxyConfig
+from meltem.resources.mesh_proxy import ConnectionSettings, MeshProxyConfig
 from meltem.resources.meshconfig import MeshConfig, MeshNetworks
 from meltem.resources.networking import ProxyConfig
 from meltem.validate import checks
@@ -160,6 +160,40 @@ def _proxy(r: Report, config: MeshProxyConfig) -> None:
     checks.check_port(r.at("statusPort"), config.status_port)
     if config.concurrency is not None and config.concurrency < 0:
         r.at("concurrency").error(f"{config.concurrency} is negative")
+    if config.file_flush_interval is not None and config.file_flush_interval < 0.001:
+        r.at("fileFlushInterval").error(f"{config.file_flush_interval} is too short", "Write 1ms or more.")
+    if config.connection_settings is not None:
+        _connections(r.at("connectionSettings"), config.connection_settings)
+
+
+def _connections(r: Report, settings: ConnectionSettings) -> None:
+    for field, value, least in (
+        ("listenerPerConnectionBufferLimitBytes", settings.listener_per_connection_buffer_limit_bytes, 0),
+        ("clusterPerConnectionBufferLimitBytes", settings.cluster_per_connection_buffer_limit_bytes, 0),
+        ("httpMaxConcurrentStreams", settings.http_max_concurrent_streams, 1),
+        ("http2InitialStreamWindowSize", settings.http2_initial_stream_window_size, 65_535),
+        ("http2InitialConnectionWindowSize", settings.http2_initial_connection_window_size, 65_535),
+        ("listenerConnectionLimit", settings.listener_connection_limit, 1),
+        ("globalDownstreamConnectionLimit", settings.global_downstream_connection_limit, 1),
+    ):
+        if value is not None and value < least:
+            r.at(field).error(f"{value} is too small", f"Write {least} or more.")
+    for field, span in (
+        ("httpIdleTimeout", settings.http_idle_timeout),
+        ("httpMaxConnectionDuration", settings.http_max_connection_duration),
+        ("httpDrainTimeout", settings.http_drain_timeout),
+        ("httpRequestTimeout", settings.http_request_timeout),
+        ("httpRequestHeadersTimeout", settings.http_request_headers_timeout),
+        ("httpStreamIdleTimeout", settings.http_stream_idle_timeout),
+        ("httpMaxStreamDuration", settings.http_max_stream_duration),
+    ):
+        if span is not None and span < 0:
+            r.at(field).error(f"{span} is negative", "Write 0s for no limit.")
+    if settings.listener_connection_limit is not None:
+        r.at("listenerConnectionLimit").warn(
+            "is without effect, as in Istio",
+            "Use globalDownstreamConnectionLimit, which counts all listeners together.",
+        )
 
 
 def _address(r: Report, address: str) -> None:

@@ -32,7 +32,7 @@ from meltem.view.gateway_servers import (
 )
 from meltem.view.inbound import target_port
 from meltem.view.proxy import Proxy, ProxyKind
-from meltem.view.proxy_settings import topology_of
+from meltem.view.proxy_settings import HttpOptions, topology_of
 from meltem.view.units import (
     GatewayChain,
     GatewayListenerView,
@@ -178,7 +178,7 @@ class GatewayViews:
             for listener in self._listeners(reader, key, bind, port, same, options):
                 out[(key, listener.name, "listener")] = listener
         for name, same in sorted(by_route.items()):
-            out[(key, name, "route")] = _routes(name, same, options, counted=key.scope.http.attempts)
+            out[(key, name, "route")] = _routes(name, same, options, key.scope.http)
         return out
 
     def _listeners(
@@ -209,7 +209,7 @@ class GatewayViews:
                 )
 
 
-def _routes(name: str, servers: list[Parts], options: MeshOptions, *, counted: bool) -> RouteConfigView:
+def _routes(name: str, servers: list[Parts], options: MeshOptions, http: HttpOptions) -> RouteConfigView:
     """Virtual hosts of all servers that share the route configuration: one a host. Several rules for a host are merged
     in the order of their age, with what takes every request at the end."""
     rules: dict[str, list[RouteView]] = {}
@@ -228,7 +228,8 @@ def _routes(name: str, servers: list[Parts], options: MeshOptions, *, counted: b
             domains=(host,),
             routes=_ordered(rules.get(host, ())),
             require_tls=host in redirected,
-            include_attempt_count=counted,
+            include_attempt_count=http.attempts,
+            forwarded_host=http.forwarded_host,
             mesh=options,
         )
         for host in sorted({h for h in rules if rules[h]} | redirected)
@@ -236,7 +237,7 @@ def _routes(name: str, servers: list[Parts], options: MeshOptions, *, counted: b
     if not hosts:
         hosts = [
             VirtualHostView(
-                name=f"blackhole:{number}", domains=("*",), routes=(), include_attempt_count=counted, mesh=options
+                name=f"blackhole:{number}", domains=("*",), routes=(), include_attempt_count=http.attempts, mesh=options
             )
         ]
     return RouteConfigView(name=name, virtual_hosts=tuple(hosts), ignore_port=True, mesh=options)

@@ -16,6 +16,7 @@ from meltem.graph.routing import MESH, Routing
 from meltem.graph.services import is_network
 from meltem.resources import networking
 from meltem.view import policy
+from meltem.view.proxy_settings import limits
 from meltem.view.scope import Scope, source_matches
 from meltem.view.units import (
     Balance,
@@ -121,6 +122,8 @@ def _cluster(
         secrets_by_sds=view.scope.is_router or bool(rule is not None and rule.selector),
         ipv4=view.scope.ipv4,
         ipv6=view.scope.ipv6,
+        preserve_case=view.scope.http.preserve_case and (port.protocol.is_http or port.protocol is Protocol.AUTO),
+        buffer=limits(view.scope.http.connections, view.mesh.connections, gateway=view.scope.is_router).cluster_buffer,
         port_override=_port_override(service, port) if resolution is Resolution.PASSTHROUGH else 0,
         mesh=view.mesh,
     )
@@ -267,7 +270,7 @@ def http_virtual_hosts(
         name = f"{service.hostname}:{port.number}"
         unit = VirtualHostView(
             name=name, domains=service_domains(view, service, port.number), routes=tuple(routes), mesh=view.mesh,
-            include_attempt_count=view.scope.http.attempts
+            include_attempt_count=view.scope.http.attempts, forwarded_host=view.scope.http.forwarded_host,
         )  # fmt: skip
         if place is not None:
             if not place.number:

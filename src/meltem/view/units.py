@@ -14,7 +14,7 @@ from meltem.resources import meshconfig, networking
 from meltem.resources.base import decode_hook, encode_hook
 from meltem.view.filters import NO_FILTERS, Filters
 from meltem.view.patching import PatchSet
-from meltem.view.proxy_settings import GatewayTopology, HttpOptions
+from meltem.view.proxy_settings import UNSET, Connections, GatewayTopology, HttpOptions
 
 
 class Unit(msgspec.Struct, frozen=True, kw_only=True):
@@ -56,6 +56,8 @@ class MeshOptions(Unit, frozen=True, kw_only=True):
     tls_defaults: meshconfig.MeshTLS | None = None
     """For all other TLS."""
     default_traffic: meshconfig.DefaultTrafficPolicy | None = None
+    connections: Connections | None = None
+    """Of proxies that have no such settings of their own."""
     inbound_stat_name: str = ""
     outbound_stat_name: str = ""
     """Patterns of the names under which clusters count."""
@@ -96,6 +98,10 @@ class ClusterView(Unit, frozen=True, kw_only=True):
     """Reached by its name as the SNI through an east-west gateway: TLS is not ours."""
     ipv4: bool = True
     ipv6: bool = False
+    preserve_case: bool = False
+    """Names of HTTP/1 headers keep their capitals."""
+    buffer: float = UNSET
+    """Bytes that a connection may hold; `UNSET`: Envoy's default."""
     port_override: int = 0
     """Connections that keep their address go to this port instead of their own; 0: to their own."""
     mesh: MeshOptions
@@ -199,6 +205,8 @@ class VirtualHostView(Unit, frozen=True, kw_only=True):
     routes: tuple[RouteView, ...]
     require_tls: bool = False
     include_attempt_count: bool = True
+    forwarded_host: bool = False
+    """A host that is rewritten is told in `x-forwarded-host`."""
     mesh: MeshOptions
 
 
@@ -282,6 +290,7 @@ class VirtualOutboundView(Unit, frozen=True, kw_only=True):
     """Where unknown traffic goes, if somewhere else than to its own destination."""
     tproxy: bool = False
     inbound_port: int = 15006
+    http: HttpOptions = HttpOptions()
     filters: Filters = NO_FILTERS
     mesh: MeshOptions
 

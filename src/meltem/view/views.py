@@ -30,6 +30,7 @@ from meltem.view.filters import NO_FILTERS, Filters
 from meltem.view.patching import PatchSet
 from meltem.view.policy import merged
 from meltem.view.proxy import NOWHERE, Proxy, ProxyKind
+from meltem.view.proxy_settings import connections_of
 from meltem.view.scope import Imports, Scope
 from meltem.view.selection import Selection
 from meltem.view.units import (
@@ -375,6 +376,7 @@ class Views:
                         domains=(host,),
                         routes=routes,
                         include_attempt_count=counted,
+                        forwarded_host=made.http.forwarded_host,
                         mesh=asked.mesh,
                     )
                     out[("virtual host", made, (str(port), unit.name))] = unit
@@ -440,6 +442,7 @@ class Views:
                     passthrough=view.passthrough,
                     egress_cluster=view.egress_cluster,
                     inbound_port=options.inbound_port,
+                    http=made.http,
                     filters=self.filters_of(reader, made),
                     mesh=options,
                 )
@@ -528,6 +531,7 @@ def _sampling(config: MeshConfig) -> float:
 
 
 def mesh_options(config: MeshConfig) -> MeshOptions:
+    settings = config.default_config.connection_settings
     return MeshOptions(
         trust_domain=config.trust_domain,
         trust_domain_aliases=config.trust_domain_aliases,
@@ -555,4 +559,5 @@ def mesh_options(config: MeshConfig) -> MeshOptions:
         outbound_stat_name=config.outbound_cluster_stat_name,
         tracing_sampling=_sampling(config),
         default_traffic=config.default_traffic_policy,
+        connections=None if settings is None else connections_of(settings),
     )

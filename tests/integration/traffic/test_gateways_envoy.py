@@ -9,7 +9,9 @@ import ssl
 from pathlib import Path
 
 import mesh_files
+import msgspec
 import pytest
+from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
@@ -200,3 +202,47 @@ async def test_an_egress_gateway_speaks_mutual_tls_with_a_client_certificate_fro
         assert (answer.status, answer.body) == (200, "far\n")
         assert b"host: out.example.com" in seen[0]
         server.close()
+
+
+async def test_a_proxy_s_own_settings_of_headers_and_connections_hold_on_real_requests(tmp_path: Path) -> None:
+    """`proxyHeaders`: capitals stay, a rewritten host is told. `connectionSettings`: what profile EDGE refuses."""
+    seen: list[tuple[bytes, bytes]] = []
+
+    async def answer(request: web.Request) -> web.Response:
+        seen.extend(request.raw_headers)
+        return web.Response(headers={"X-BaCk": "1"})
+
+    settings: JsonObject = {
+        "proxyHeaders": {"preserveHttp1HeaderCase": True, "xForwardedHost": {"enabled": True}},
+        "connectionSettings": {"profile": "EDGE"},
+    }
+    proxy = msgspec.structs.replace(ROUTER, proxy_config=msgspec.json.encode(settings).decode())
+    async with Rig(tmp_path) as rig:
+        await rig.backend("10.8.0.1", 8080, answer)
+        parts = (
+            WEB,
+            gateway("- {port: {number: 80, name: http, protocol: HTTP}, hosts: ['*']}"),
+            istio(
+                "VirtualService",
+                "web",
+                "hosts: [a.example.com]\ngateways: [edge]\n"
+                "http: [{rewrite: {authority: web.internal}, route: [{destination: {host: web}}]}]",
+            ),
+        )
+        envoy = await rig.envoy(rig.engine("---".join(parts)), proxy)
+
+        async def ask(path: str, header: str) -> bytes:
+            async with asyncio.timeout(5):
+                reader, writer = await asyncio.open_connection("127.0.0.1", envoy.ports[80])
+                lines = (f"GET {path} HTTP/1.1", "Host: a.example.com", header, "Connection: close", "", "")
+                writer.write("\r\n".join(lines).encode())
+                found = await reader.read()
+                writer.close()
+            return found
+
+        answered = await ask("/", "X-MiXed: a")
+        assert answered.startswith(b"HTTP/1.1 200") and b"\r\nX-BaCk: 1\r\n" in answered
+        assert (b"X-MiXed", b"a") in seen
+        assert {k.lower(): v for k, v in seen}[b"x-forwarded-host"] == b"a.example.com"
+        assert (await ask("/", "x_under: a")).startswith(b"HTTP/1.1 400")
+        assert (await ask("/a%2Fb", "x-more: a")).startswith(b"HTTP/1.1 307")

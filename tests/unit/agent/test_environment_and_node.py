@@ -109,6 +109,11 @@ def test_envoys_command_line(tmp_path: Path) -> None:
     assert flags["--drain-time-s"] == "45"
     assert concurrency(settings(tmp_path, ISTIO_CPU_LIMIT="4")) == 4
     assert concurrency(settings(tmp_path, ISTIO_CPU_LIMIT="4", PROXY_CONFIG='{"concurrency": 0}')) == 0
+    assert flags["--file-flush-interval-msec"] == "1000"
+    config = '{"fileFlushInterval": "0.25s", "fileFlushMinSizeKb": 16}'
+    line = arguments(settings(tmp_path, PROXY_CONFIG=config), Path("/b.json"))
+    assert dict(itertools.pairwise(line))["--file-flush-interval-msec"] == "250"
+    assert dict(itertools.pairwise(line))["--file-flush-min-size-kb"] == "16"
 
 
 @pytest.mark.parametrize(("text", "value"), [("5s", 5), ("1h30m", 5400), ("250ms", 0.25), ("0", 0), ("1.5s", 1.5)])

@@ -28,10 +28,25 @@ def test_the_defaults_are_good() -> None:
         ("localityLbSetting: {failover: [{from: a, to: a}]}", "localityLbSetting.failover[0]"),
         ("defaultHttpRetryPolicy: {attempts: -2}", "defaultHttpRetryPolicy.attempts"),
         ("serviceSettings: [{hosts: [a_b]}]", "serviceSettings[0].hosts[0]"),
+        ("defaultConfig: {fileFlushInterval: 0.1ms}", "defaultConfig.fileFlushInterval"),
+        (
+            "defaultConfig: {connectionSettings: {http2InitialStreamWindowSize: 10}}",
+            "defaultConfig.connectionSettings.http2InitialStreamWindowSize",
+        ),
+        (
+            "defaultConfig: {connectionSettings: {httpIdleTimeout: -1s}}",
+            "defaultConfig.connectionSettings.httpIdleTimeout",
+        ),
     ],
 )
 def test_mistakes_are_found(text: str, path: str) -> None:
     assert path in [e.path for e in validate_meshconfig(parse_meshconfig(text)).errors]
+
+
+def test_a_field_that_istio_reads_but_does_nothing_with_is_told() -> None:
+    found = validate_meshconfig(parse_meshconfig("defaultConfig: {connectionSettings: {listenerConnectionLimit: 5}}"))
+    assert found.ok
+    assert [w.path for w in found.warnings] == ["defaultConfig.connectionSettings.listenerConnectionLimit"]
 
 
 @pytest.mark.parametrize(

@@ -13,10 +13,10 @@ from collections.abc import Iterable
 
 from meltem import envoyapi as api
 from meltem.generate import tls
-from meltem.generate.filters import access_log, authz, jwt, metrics, peers, telemetry, wasm
+from meltem.generate.filters import access_log, authz, connections, jwt, metrics, peers, telemetry, wasm
 from meltem.resources.networking import Tunnel
 from meltem.view.filters import NO_FILTERS, Filters, Tracer
-from meltem.view.proxy_settings import GatewayTopology, HttpOptions
+from meltem.view.proxy_settings import GatewayTopology, HttpOptions, limits
 from meltem.view.units import MeshOptions, WeightedCluster
 
 Filter = api.listener_components.Filter
@@ -159,6 +159,8 @@ def connection_manager(
     if decode:
         manager.path_with_escaped_slashes_action = api.hcm.HttpConnectionManager.UNESCAPE_AND_FORWARD
     _headers(manager, position, http)
+    held = limits(http.connections, mesh.connections, gateway=position is Position.GATEWAY)
+    connections.apply(manager, http, held)
     if inbound:
         _forward_certificates(manager, http)
     elif position is Position.GATEWAY:
