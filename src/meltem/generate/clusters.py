@@ -510,6 +510,34 @@ def passthrough(mesh: MeshOptions, *, preserve_case: bool = False) -> Resource:
     return api.resource(api.CLUSTER, names.PASSTHROUGH_CLUSTER, message)
 
 
+def allow_any_dynamic(
+    mesh: MeshOptions, settings: networking.ClientTLS | None, *, ipv4: bool, ipv6: bool, preserve_case: bool
+) -> Resource:
+    """To where DNS says that the request's host is; with TLS where `settings` say so."""
+    body = passthrough(mesh, preserve_case=preserve_case).body
+    message = C.FromString(body)
+    message.ClearField("type")
+    message.name = names.ALLOW_ANY_DYNAMIC_CLUSTER
+    message.metadata.filter_metadata["istio"]["name"] = names.ALLOW_ANY_DYNAMIC_CLUSTER
+    encrypted = settings is not None and settings.mode in ("SIMPLE", "MUTUAL")
+    config = api.dfp_cluster.ClusterConfig(dns_cache_config=dns_cache(ipv4, ipv6))
+    config.allow_insecure_cluster_options = not encrypted or bool(
+        settings and (settings.sni or settings.subject_alt_names or settings.insecure_skip_verify)
+    )
+    message.cluster_type.name = "envoy.clusters.dynamic_forward_proxy"
+    message.cluster_type.typed_config.CopyFrom(api.pack(config))
+    if encrypted and settings is not None:
+        options = api.http_protocol_options.HttpProtocolOptions.FromString(
+            message.typed_extension_protocol_options[HTTP_OPTIONS].value
+        )
+        _names_by_request(settings, options)
+        message.typed_extension_protocol_options[HTTP_OPTIONS].CopyFrom(api.pack(options))
+        context = tls.client(settings, sni=settings.sni, alpn=(), default_sans=())
+        tls.with_defaults(context.common_tls_context, mesh.tls_defaults)
+        message.transport_socket.CopyFrom(tls.socket(context))
+    return api.resource(api.CLUSTER, message.name, message)
+
+
 def blackhole(mesh: MeshOptions) -> Resource:
     """To nowhere."""
     message = C(name=names.BLACKHOLE_CLUSTER, type=C.STATIC, connect_timeout=api.duration(mesh.connect_timeout))

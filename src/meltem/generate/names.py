@@ -16,6 +16,8 @@ INBOUND_PASSTHROUGH_V6 = "InboundPassthroughClusterIpv6"
 VIRTUAL_OUTBOUND = "virtualOutbound"
 VIRTUAL_INBOUND = "virtualInbound"
 ALLOW_ANY = "allow_any"
+ALLOW_ANY_DYNAMIC = "allow_any_dynamic_dns"
+ALLOW_ANY_DYNAMIC_CLUSTER = "AllowAnyDynamicDNSCluster"
 BLOCK_ALL = "block_all"
 
 

@@ -11,8 +11,16 @@ from meltem.generate import names, tls
 from meltem.generate.clusters import dns_cache
 from meltem.generate.filters import access_log
 from meltem.generate.filters.chain import Position, connection_manager, http_filters, network_filters, tcp_proxy
+from meltem.generate.routes import configuration
 from meltem.view.filters import Filters
-from meltem.view.units import ChainView, MeshOptions, OutboundListenerView, VirtualOutboundView, WeightedCluster
+from meltem.view.units import (
+    ChainView,
+    MeshOptions,
+    OutboundListenerView,
+    RouteConfigView,
+    VirtualOutboundView,
+    WeightedCluster,
+)
 
 L = api.listener.Listener
 FilterChain = api.listener_components.FilterChain
@@ -105,7 +113,7 @@ def distinct(chains: tuple[ChainView, ...]) -> list[ChainView]:
 def _http_chain(view: OutboundListenerView, chain: ChainView, *, sniffed: bool) -> FilterChain:
     alpn = tls.ALPN_HTTP_ISTIO if chain.kind == "auto" else ()
     http = http_filters(Position.OUTBOUND, view.mesh, view.filters, alpn=alpn, ports=(view.port,), http=view.http)
-    if any(c.dynamic_dns for c in view.chains):
+    if view.dynamic or any(c.dynamic_dns for c in view.chains):
         http.insert(len(http) - 1, dynamic_hosts(view))
     manager = connection_manager(
         Position.OUTBOUND,
@@ -166,12 +174,12 @@ def to_clusters(
     )
 
 
-def cache_of(view: OutboundListenerView) -> api.dns_cache.DnsCacheConfig:
+def cache_of(view: OutboundListenerView | VirtualOutboundView) -> api.dns_cache.DnsCacheConfig:
     return dns_cache(view.ipv4, view.ipv6)
 
 
-def dynamic_hosts(view: OutboundListenerView) -> api.hcm.HttpFilter:
-    """Resolves the host of requests to wildcard hosts; it lets all others be."""
+def dynamic_hosts(view: OutboundListenerView | VirtualOutboundView) -> api.hcm.HttpFilter:
+    """Resolves the host of requests to wildcard and unknown hosts; it lets all others be."""
     config = api.http_dfp.FilterConfig(dns_cache_config=cache_of(view))
     return api.hcm.HttpFilter(name="envoy.filters.http.dynamic_forward_proxy", typed_config=api.pack(config))
 
@@ -243,5 +251,37 @@ def virtual_outbound(view: VirtualOutboundView) -> Resource:
             )
         ],
     )
-    message.filter_chains.extend((blackhole, rest))
+    message.filter_chains.append(blackhole)
+    if view.dynamic:
+        message.listener_filters.append(http_inspector())
+        detection(message, view.mesh)
+        message.filter_chains.append(_dynamic_chain(view))
+    message.filter_chains.append(rest)
     return api.resource(api.LISTENER, names.VIRTUAL_OUTBOUND, message)
+
+
+def _dynamic_chain(view: VirtualOutboundView) -> FilterChain:
+    """Plain HTTP on ports that nobody knows: to where DNS says that its host is."""
+    filters = http_filters(Position.OUTBOUND, view.mesh, view.filters, http=view.http)
+    filters.insert(len(filters) - 1, dynamic_hosts(view))
+    fallback = RouteConfigView(
+        name=names.ALLOW_ANY_DYNAMIC,
+        fallback="dynamic",
+        ignore_port=True,
+        include_attempt_count=view.http.attempts,
+        mesh=view.mesh,
+    )
+    manager = connection_manager(
+        Position.OUTBOUND,
+        view.mesh,
+        stat_prefix=f"outbound_{names.VIRTUAL_OUTBOUND}_{names.ALLOW_ANY_DYNAMIC}",
+        filters=filters,
+        policies=view.filters,
+        route_config=configuration(fallback),
+        http=view.http,
+    )
+    return FilterChain(
+        name="virtualOutbound-catchall-tcp-http",
+        filter_chain_match={"application_protocols": tls.ALPN_PLAIN_HTTP},
+        filters=[manager],
+    )

@@ -28,6 +28,7 @@ from meltem.view.filters import Filters
 from meltem.view.gateway_servers import GatewayKey
 from meltem.view.proxy import Proxy
 from meltem.view.scope import Scope
+from meltem.view.scope_view import HTTP_PROXY, ScopeView
 from meltem.view.selection import fetch_clusters
 from meltem.view.units import (
     ClusterView,
@@ -41,7 +42,7 @@ from meltem.view.units import (
     VirtualOutboundView,
     key_of,
 )
-from meltem.view.views import ClusterUnit, InboundKey, ScopeView, Views
+from meltem.view.views import ClusterUnit, InboundKey, Views
 
 U = TypeVar("U", bound=Unit)
 
@@ -170,10 +171,14 @@ class Resources:
     def _clusters(self, reader: Reader, key: tuple[Scope, str], unit: ClusterUnit) -> Mapping[GroupKey, Resource]:
         return self._of_scope(key[0], self.generators["clusters"](unit.view))
 
-    def _fixed(self, reader: Reader, scope: Scope, _view: ScopeView) -> Mapping[GroupKey, Resource]:
+    def _fixed(self, reader: Reader, scope: Scope, view: ScopeView) -> Mapping[GroupKey, Resource]:
         options = self.views.mesh_options(reader)
-        passthrough = clusters.passthrough(options, preserve_case=scope.http.preserve_case)
-        return self._of_scope(scope, Made((passthrough, clusters.blackhole(options))))
+        case = scope.http.preserve_case
+        made = [clusters.passthrough(options, preserve_case=case), clusters.blackhole(options)]
+        if view.dynamic_cluster:
+            tls = view.dynamic_tls if view.dynamic else None
+            made.append(clusters.allow_any_dynamic(options, tls, ipv4=scope.ipv4, ipv6=scope.ipv6, preserve_case=case))
+        return self._of_scope(scope, Made(tuple(made)))
 
     def _listeners(
         self, reader: Reader, key: tuple[Scope, str], view: OutboundListenerView
@@ -216,8 +221,14 @@ class Resources:
                 {(k[0], str(k[1][0]), d): v.name for d in v.domains} if isinstance(v, VirtualHostView) else {}
             ),
         )
-        route_keys: Collection[tuple[Scope, str], bool] = graph.derive(
-            "route names", hosts, lambda _r, k, _v: {(k[0], str(k[1][0])): True}
+        route_keys: Collection[tuple[Scope, str], bool] = graph.union(
+            "route names",
+            graph.derive("routes of hosts", hosts, lambda _r, k, _v: {(k[0], str(k[1][0])): True}),
+            graph.derive(
+                "routes of HTTP proxies",
+                self.views.scopes,
+                lambda _r, k, v: {(k, HTTP_PROXY): True} if v.http_proxy_port else {},
+            ),
         )
 
         def own(reader: Reader, scope: Scope, route: str, view: VirtualHostView) -> VirtualHostView | None:
@@ -245,15 +256,17 @@ class Resources:
                     if view is not None:
                         held.append(view)
             scope_view = reader.get(self.views.scopes, scope)
-            sniffed = not route.isdigit()  # one service's own: its virtual host takes every domain
+            by_port = route.isdigit()
+            every_port = route == HTTP_PROXY or route.startswith("unix://")
+            sniffed = not by_port and not every_port  # one service's own: its virtual host takes every domain
             unit = RouteConfigView(
                 name=route,
                 virtual_hosts=tuple(held),
                 by_delta=scope.by_delta,
-                fallback="" if sniffed else ("allow" if scope_view is None or scope_view.passthrough else "block"),
+                fallback="" if sniffed else ("allow" if scope_view is None else scope_view.fallback(route)),
                 fallback_cluster=(scope_view.egress_cluster if scope_view is not None else "")
                 or names.PASSTHROUGH_CLUSTER,
-                ignore_port=True,
+                ignore_port=not every_port,
                 include_attempt_count=scope.http.attempts,
                 mesh=self.views.mesh_options(reader),
             )

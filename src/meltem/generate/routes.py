@@ -68,20 +68,15 @@ def configuration(view: RouteConfigView) -> api.route.RouteConfiguration:
 
 
 def fallback_host(view: RouteConfigView) -> R.VirtualHost:
-    """Hosts that the mesh does not know: let through to where they were meant, or 502 (as Istio answers them)."""
+    """Hosts that the mesh does not know: let through to where they were meant, or to where DNS says that they are, or
+    502 (as Istio answers them)."""
     counted = view.include_attempt_count
-    if view.fallback == "allow":
-        action = R.Route(
-            name=names.ALLOW_ANY,
-            match={"prefix": "/"},
-            route={
-                "cluster": view.fallback_cluster,
-                "timeout": {},
-            },
-        )
-        return R.VirtualHost(
-            name=names.ALLOW_ANY, domains=["*"], routes=[action], include_request_attempt_count=counted
-        )
+    if view.fallback != "block":
+        dynamic = view.fallback == "dynamic"
+        name = names.ALLOW_ANY_DYNAMIC if dynamic else names.ALLOW_ANY
+        cluster = names.ALLOW_ANY_DYNAMIC_CLUSTER if dynamic else view.fallback_cluster
+        action = R.Route(name=name, match={"prefix": "/"}, route={"cluster": cluster, "timeout": {}})
+        return R.VirtualHost(name=name, domains=["*"], routes=[action], include_request_attempt_count=counted)
     action = R.Route(name=names.BLOCK_ALL, match={"prefix": "/"}, direct_response={"status": 502})
     return R.VirtualHost(name=names.BLOCK_ALL, domains=["*"], routes=[action], include_request_attempt_count=counted)
 

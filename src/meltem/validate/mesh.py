@@ -35,6 +35,9 @@ def validate_meshconfig(config: MeshConfig) -> Result:
     r = Report()
     checks.check_port(r.at("proxyListenPort"), config.proxy_listen_port)
     checks.check_port(r.at("proxyInboundListenPort"), config.proxy_inbound_listen_port)
+    if config.proxy_http_port:
+        checks.check_port(r.at("proxyHttpPort"), config.proxy_http_port)
+    check_client_tls(r.at("outboundTrafficPolicy").at("tls"), "", config.outbound_traffic_policy.tls)
     _between(r.at("connectTimeout"), config.connect_timeout, 0.001, 30)
     if config.protocol_detection_timeout.nanoseconds:
         checks.check_duration(r.at("protocolDetectionTimeout"), config.protocol_detection_timeout)

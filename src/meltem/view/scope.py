@@ -39,6 +39,8 @@ class Scope(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     capture: bool = True
     """Traffic is captured (REDIRECT or TPROXY); else listeners bind their ports."""
     dns_capture: bool = False
+    http_proxy_port: int = 0
+    """The proxies' own, in place of the mesh's `proxyHttpPort`."""
     http: HttpOptions = HttpOptions()
     sni_dnat: bool = False
     """A gateway that takes TLS of other networks for services by their names (AUTO_PASSTHROUGH)."""
@@ -85,9 +87,14 @@ def scope_of(
         by_delta=proxy.virtual_hosts_by_delta,
         capture=proxy.interception != "NONE",
         dns_capture=proxy.dns_capture,
+        http_proxy_port=_port(dict(proxy.metadata).get("HTTP_PROXY_PORT", "")),
         http=http_options(proxy),
         sni_dnat=sni_dnat,
     )
+
+
+def _port(text: str) -> int:
+    return int(text) if text.isascii() and text.isdigit() and len(text) <= 5 else 0
 
 
 def sidecar_for(

@@ -217,7 +217,8 @@ class RouteConfigView(Unit, frozen=True, kw_only=True):
     virtual_hosts: tuple[VirtualHostView, ...] = ()
     by_delta: bool = False
     fallback: str = ""
-    """`allow` or `block` for hosts that no virtual host has; empty: none, as at gateways."""
+    """`allow`, `dynamic` (to where DNS says) or `block` for hosts that no virtual host has; empty: none, as at
+    gateways."""
     fallback_cluster: str = "PassthroughCluster"
     ignore_port: bool = False
     include_attempt_count: bool = True
@@ -272,6 +273,8 @@ class OutboundListenerView(Unit, frozen=True, kw_only=True):
     bind_to_port: bool = False
     passthrough: bool = True
     """What no chain takes goes where it was meant to; else it is refused."""
+    dynamic: bool = False
+    """HTTP for hosts that nobody knows goes where DNS says."""
     http: HttpOptions = HttpOptions()
     ipv4: bool = True
     ipv6: bool = False
@@ -288,6 +291,8 @@ class VirtualOutboundView(Unit, frozen=True, kw_only=True):
     passthrough: bool
     egress_cluster: str = ""
     """Where unknown traffic goes, if somewhere else than to its own destination."""
+    dynamic: bool = False
+    """Unknown HTTP goes where DNS says that its host is."""
     tproxy: bool = False
     inbound_port: int = 15006
     http: HttpOptions = HttpOptions()

@@ -32,6 +32,7 @@ from meltem.view.policy import merged
 from meltem.view.proxy import NOWHERE, Proxy, ProxyKind
 from meltem.view.proxy_settings import connections_of
 from meltem.view.scope import Imports, Scope
+from meltem.view.scope_view import HTTP_PROXY, PROXY_PLACE, ScopeView, http_proxy, scope_view, virtual_outbound
 from meltem.view.selection import Selection
 from meltem.view.units import (
     ChainView,
@@ -46,22 +47,6 @@ from meltem.view.units import (
 )
 
 Placed = tuple[str, str, object]
-
-
-class ScopeView(msgspec.Struct, frozen=True):
-    """A scope with what its Sidecar resource says."""
-
-    scope: Scope
-    imports: Imports | None
-    passthrough: bool
-    egress_cluster: str = ""
-    rest: Imports | None = None
-    """What is let in on ports that no listener of the Sidecar has for itself."""
-    ports: tuple[scope.EgressPort, ...] = ()
-
-    @property
-    def taken(self) -> frozenset[int]:
-        return frozenset(p.number for p in self.ports if p.number)
 
 
 class ClusterUnit(msgspec.Struct, frozen=True):
@@ -153,22 +138,14 @@ class Views:
             return {proxy_id: self._with_policies(reader, proxy, made)}
 
         def view_of(reader: Reader, _proxy_id: str, made: Scope) -> Mapping[Scope, ScopeView]:
-            mesh_policy = self.mesh.mesh_config(reader).outbound_traffic_policy.mode != "REGISTRY_ONLY"
-            if not made.sidecar:
-                return {made: ScopeView(made, None, mesh_policy)}
+            settings = self.mesh.mesh_config(reader)
             namespace, _, name = made.sidecar.partition("/")
-            sidecar = reader.get(self.mesh.inputs.sidecars, (made.cluster, namespace, name)) or next(
-                (s for s in reader.lookup(self.sidecars_by_namespace, namespace).values() if s.name == name), None
-            )
-            policy = sidecar.spec.outbound_traffic_policy if sidecar is not None else None
-            egress = ""
-            if policy is not None:
-                mesh_policy = policy.mode == "ALLOW_ANY"
-                proxy_to = policy.egress_proxy
-                if proxy_to is not None and proxy_to.port is not None:
-                    egress = outbound.cluster_name(proxy_to.port.number, proxy_to.subset, proxy_to.host)
-            imports, rest = scope.imports_of(sidecar, made), scope.rest_of(sidecar, made)
-            return {made: ScopeView(made, imports, mesh_policy, egress, rest, scope.egress_ports(sidecar, made))}
+            sidecar = None
+            if made.sidecar:
+                sidecar = reader.get(self.mesh.inputs.sidecars, (made.cluster, namespace, name)) or next(
+                    (s for s in reader.lookup(self.sidecars_by_namespace, namespace).values() if s.name == name), None
+                )
+            return {made: scope_view(made, settings, sidecar)}
 
         graph = self.graph
         self.scope_of: Collection[str, Scope] = graph.derive("scope of proxy", self.proxies, of_proxy)
@@ -315,6 +292,7 @@ class Views:
         if name is not None:
             out[("name", made, (name.host,))] = name
         places: list[tuple[Imports | None, outbound.Place | None]] = [(view.rest, None)]
+        places += [(view.rest, PROXY_PLACE)] if view.http_proxy_port else []
         places += [(p.imports, outbound.Place(p.number, p.protocol, p.bind)) for p in view.ports]
         for imports, place in places:
             if scope.sees(made, imports, service):
@@ -339,6 +317,8 @@ class Views:
         http = [r for r in routings if r.http]
         for route, host in outbound.http_virtual_hosts(asked, service, http, place, view.taken):
             out[("virtual host", made, (route, host.name))] = host
+        if place is PROXY_PLACE:
+            return
         for chain_view in outbound_chains.chains(asked, service, routings, place, view.taken):
             address, port, chain = chain_view
             out[("chain", made, (address, port, service.key, len(out)))] = chain
@@ -380,6 +360,10 @@ class Views:
                         mesh=asked.mesh,
                     )
                     out[("virtual host", made, (str(port), unit.name))] = unit
+                    if view.http_proxy_port and port == 80:
+                        out[("virtual host", made, (HTTP_PROXY, unit.name))] = msgspec.structs.replace(
+                            unit, domains=(host, f"{host}:80")
+                        )
                     out[("chain", made, (made.wildcard, port, key, 0))] = ChainView(kind="http", route=str(port))
         return out
 
@@ -422,6 +406,7 @@ class Views:
                     chains=chains,
                     bind_to_port=own or not made.capture,
                     passthrough=view.passthrough if view is not None else True,
+                    dynamic=view.dynamic if view is not None else False,
                     http=made.http,
                     ipv4=made.ipv4,
                     ipv6=made.ipv6,
@@ -431,25 +416,17 @@ class Views:
             }
 
         def virtual(reader: Reader, made: Scope, view: ScopeView) -> Mapping[Scope, VirtualOutboundView]:
-            if made.is_router or not made.capture:
-                return {}
-            options = self.mesh_options(reader)
-            return {
-                made: VirtualOutboundView(
-                    port=options.outbound_port,
-                    ipv4=made.ipv4,
-                    ipv6=made.ipv6,
-                    passthrough=view.passthrough,
-                    egress_cluster=view.egress_cluster,
-                    inbound_port=options.inbound_port,
-                    http=made.http,
-                    filters=self.filters_of(reader, made),
-                    mesh=options,
-                )
-            }
+            found = virtual_outbound(view, self.mesh_options(reader), self.filters_of(reader, made))
+            return {} if found is None else {made: found}
 
-        self.listeners: Collection[tuple[Scope, str], OutboundListenerView] = graph.derive(
-            "outbound listeners", places, listener
+        def proxied(reader: Reader, made: Scope, view: ScopeView) -> Mapping[tuple[Scope, str], OutboundListenerView]:
+            found = http_proxy(view, self.mesh_options(reader), self.filters_of(reader, made))
+            return {} if found is None else {(made, found.name): found}
+
+        self.listeners: Collection[tuple[Scope, str], OutboundListenerView] = graph.union(
+            "all outbound listeners",
+            graph.derive("HTTP proxies", self.scopes, proxied),
+            graph.derive("outbound listeners", places, listener),
         )
         self.virtual_outbound: Collection[Scope, VirtualOutboundView] = graph.derive(
             "virtual outbound", self.scopes, virtual

@@ -315,3 +315,34 @@ http:
         assert all(len(bodies) == 1 for bodies in by_user.values())
         assert len(v1.seen) > 0
         assert len(v2.seen) > 0
+
+
+async def test_the_sidecar_is_an_http_proxy_for_services_and_for_hosts_that_nobody_knows(tmp_path: Path) -> None:
+    """`proxyHttpPort`: hosts of every port, and what DNS knows; under REGISTRY_ONLY only the former."""
+    mesh = "kind: MeshConfig\nproxyHttpPort: 15002\noutboundTrafficPolicy: {mode: %s}\n---"
+    async with Rig(tmp_path) as rig:
+        own, outside = await rig.backend("10.8.0.1", 8080), await rig.backend("10.9.9.9", 1)
+        web_service = service("reviews", {"http": 80, "http-admin": 9000}, [("10.8.0.1", "v1")])
+        for mode, unknown in (("ALLOW_ANY", (200, "10.9.9.9:1")), ("REGISTRY_ONLY", (502, ""))):
+            envoy = await rig.envoy(rig.engine(mesh % mode + web_service), CLIENT)
+            proxy = f"http://127.0.0.1:{envoy.ports[15002]}"
+
+            async def ask(url: str, through: str = proxy) -> tuple[int, str]:
+                async with rig.session.get(url, proxy=through) as answer:
+                    return answer.status, await answer.text()
+
+            for host in ("reviews", "reviews.default:80", "reviews:9000"):
+                assert await ask(f"http://{host}/x") == (200, own.name)
+            assert await ask(f"http://localhost:{outside.port}/y") == unknown
+        assert [s.path for s in outside.seen] == ["/y"]
+
+
+async def test_http_for_unknown_hosts_goes_where_dns_says(tmp_path: Path) -> None:
+    """ALLOW_ANY_DYNAMIC_DNS: a known port of the mesh, a host that is nobody's."""
+    mesh = "kind: MeshConfig\noutboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}\n---"
+    async with Rig(tmp_path) as rig:
+        own, outside = await rig.backend("10.8.0.1", 8080), await rig.backend("10.9.9.9", 1)
+        web_service = service("reviews", {"http": 80}, [("10.8.0.1", "v1")])
+        envoy = await rig.envoy(rig.engine(mesh + web_service), CLIENT)
+        assert (await rig.get(envoy, 80, "reviews")).body == own.name
+        assert (await rig.get(envoy, 80, f"localhost:{outside.port}")).body == outside.name

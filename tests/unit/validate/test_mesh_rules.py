@@ -16,6 +16,11 @@ def test_the_defaults_are_good() -> None:
     ("text", "path"),
     [
         ("proxyListenPort: 0", "proxyListenPort"),
+        ("proxyHttpPort: 70000", "proxyHttpPort"),
+        (
+            "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS, tls: {mode: MUTUAL}}",
+            "outboundTrafficPolicy.tls.clientCertificate",
+        ),
         ("connectTimeout: 60s", "connectTimeout"),
         ("trustDomain: ''", "trustDomain"),
         ("defaultConfig: {discoveryAddress: istiod}", "defaultConfig.discoveryAddress"),
