@@ -22,8 +22,9 @@ DEFAULT_ZIPKIN_PORT = 9411
 def clusters(settings: AgentSettings) -> list[Json]:
     found: list[Json] = [
         _local_cluster("prometheus_stats", settings.localhost, settings.admin_port),
-        _local_cluster("agent", settings.localhost, settings.status_port),
     ]
+    if settings.status_port:
+        found.append(_local_cluster("agent", settings.localhost, settings.status_port))
     for name, field, http2 in (
         ("envoy_metrics_service", "envoyMetricsService", True),
         ("envoy_accesslog_service", "envoyAccessLogService", True),
@@ -46,7 +47,7 @@ def listeners(settings: AgentSettings) -> list[Json]:
     wildcard = "::" if settings.ipv6_only else "0.0.0.0"
     metrics_address = settings.localhost if settings.flag("METRICS_LOCALHOST_ACCESS_ONLY") else wildcard
     compression = bool_at(settings.proxy_config, "statsCompression", default=True)
-    return [
+    found: list[Json] = [
         _listener(
             settings,
             metrics_address,
@@ -55,15 +56,11 @@ def listeners(settings: AgentSettings) -> list[Json]:
             _route("/stats/prometheus", "prometheus_stats"),
             compressors() if compression else [],
         ),
-        _listener(
-            settings,
-            wildcard,
-            settings.envoy_status_port,
-            "agent",
-            _route("/healthz/ready", "agent"),
-            [],
-        ),
     ]
+    if settings.status_port:
+        ready = _route("/healthz/ready", "agent")
+        found.append(_listener(settings, wildcard, settings.envoy_status_port, "agent", ready, []))
+    return found
 
 
 def tracing(settings: AgentSettings) -> JsonObject:

@@ -162,7 +162,6 @@ def read_settings(environment: Mapping[str, str], flags: Flags, *, root: Path = 
         environment = {name: value, **environment}  # proxyMetadata are environment variables, the pod's own win
     env = _Environment(environment)
     discovery = str_at(proxy_config, "discoveryAddress") or DEFAULT_DISCOVERY
-    statistics = int_at(proxy_config, "statusPort") or 15020
     return AgentSettings(
         flags=flags,
         root=root,
@@ -177,7 +176,7 @@ def read_settings(environment: Mapping[str, str], flags: Flags, *, root: Path = 
         discovery_address=discovery,
         labels=_labels(environment, root),
         annotations=read_downward_file(root / "etc/istio/pod/annotations"),
-        status_port=statistics,
+        status_port=int_at(proxy_config, "statusPort", default=15020),
         admin_port=int_at(proxy_config, "proxyAdminPort") or 15000,
         envoy_status_port=env.number("ENVOY_STATUS_PORT", 15021),
         envoy_prometheus_port=env.number("ENVOY_PROMETHEUS_PORT", 15090),
@@ -209,7 +208,8 @@ def read_settings(environment: Mapping[str, str], flags: Flags, *, root: Path = 
 
 
 def read_proxy_config(environment: Mapping[str, str], flags: Flags, root: Path) -> JsonObject:
-    """The mesh's `defaultConfig` (mounted file), overlaid by PROXY_CONFIG, overlaid by `proxy.istio.io/config`."""
+    """The mesh's `defaultConfig` (mounted file), overlaid by PROXY_CONFIG, overlaid by the pod's annotations:
+    `proxy.istio.io/config`, then those that stand for one field each."""
     merged: JsonObject = {}
     mesh_file = root / (flags.mesh_config_file or MESH_CONFIG_FILE).lstrip("/")
     if mesh_file.is_file():
@@ -217,9 +217,13 @@ def read_proxy_config(environment: Mapping[str, str], flags: Flags, root: Path) 
         merged = overlay(merged, object_at(mesh, "defaultConfig"))
     if text := environment.get("PROXY_CONFIG", "").strip():
         merged = overlay(merged, _parsed(text, where="environment variable PROXY_CONFIG"))
-    annotation = read_downward_file(root / "etc/istio/pod/annotations").get("proxy.istio.io/config", "").strip()
-    if annotation:
+    notes = read_downward_file(root / "etc/istio/pod/annotations")
+    if annotation := notes.get("proxy.istio.io/config", "").strip():
         merged = overlay(merged, _parsed(annotation, where="annotation proxy.istio.io/config"))
+    if address := notes.get("sidecar.istio.io/discoveryAddress", "").strip():
+        merged["discoveryAddress"] = address
+    if (port := notes.get("status.sidecar.istio.io/port", "").strip()).isdigit():
+        merged["statusPort"] = int(port)
     if bool_at(merged, "controlPlaneAuthPolicy"):
         del merged["controlPlaneAuthPolicy"]
     return merged

@@ -9,6 +9,7 @@ import asyncio
 import json
 import signal
 from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 
 from meltem.agent import dns, envoy, health, http1, metrics, probes
 from meltem.agent.admin import Admin
@@ -41,24 +42,30 @@ class ProxySupervisor:
         self._drained = False
 
     async def run(self) -> int:
-        settings = self._settings
         status = self._status_server()
-        try:
-            server = await http1.serve(None, settings.status_port, status.handle)
-        except OSError as error:
-            raise EnvironmentError_(
-                f"port {settings.status_port} cannot be opened: {error.strerror}",
-                remedy="Another process of this pod uses it; set statusPort in the ProxyConfig.",
-            ) from None
+        server = await self._listen(status)
         loop = asyncio.get_running_loop()
         for number in (signal.SIGTERM, signal.SIGINT):
             loop.add_signal_handler(number, self._stopping.set)
         try:
-            async with server:
+            async with server or nullcontext():
                 return await self._serve(status)
         finally:
             for number in (signal.SIGTERM, signal.SIGINT):
                 loop.remove_signal_handler(number)
+
+    async def _listen(self, status: StatusServer) -> asyncio.Server | None:
+        """On the status port; None where the pod wants none (port 0)."""
+        port = self._settings.status_port
+        if not port:
+            return None
+        try:
+            return await http1.serve(None, port, status.handle)
+        except OSError as error:
+            raise EnvironmentError_(
+                f"port {port} cannot be opened: {error.strerror}",
+                remedy="Another process of this pod uses it; set statusPort in the ProxyConfig.",
+            ) from None
 
     def _status_server(self) -> StatusServer:
         settings = self._settings

@@ -7,8 +7,12 @@ import json
 import re
 from collections.abc import Callable, Mapping
 
-from meltem.errors import InvalidResource
+from meltem.errors import InvalidResource, MeltemError
+from meltem.resources.mesh import merge_proxy_config
+from meltem.resources.mesh_proxy import MeshProxyConfig
+from meltem.validate.mesh import validate_proxy_settings
 
+_INTERFACE = re.compile(r"[A-Za-z0-9_.:@+-]{1,15}")
 _QUANTITY = re.compile(r"\d+(\.\d+)?([eE][+-]?\d+|[EPTGMk]i?|m|u|n)?")
 
 
@@ -69,6 +73,35 @@ def _quantity(text: str) -> str:
     return "" if _QUANTITY.fullmatch(text) else f"{text[:40]!r} is no quantity such as 100m or 128Mi"
 
 
+def _interfaces(text: str) -> str:
+    """A trailing comma is let pass, as with ports."""
+    for part in (p.strip() for p in text.split(",")):
+        if part and not _INTERFACE.fullmatch(part):
+            return f"{part[:40]!r} is no name of a network interface"
+    return ""
+
+
+def _proxy_config(text: str) -> str:
+    if not text.strip():
+        return ""
+    try:
+        found = validate_proxy_settings(merge_proxy_config(MeshProxyConfig(), text, source="ProxyConfig")).errors
+    except MeltemError as error:
+        return str(error).replace("\n", " ")
+    return "; ".join(str(f) for f in found[:3])
+
+
+def _json_map(text: str) -> str:
+    """As the templates read it: an object of objects, by name."""
+    try:
+        value = json.loads(text)
+    except (ValueError, RecursionError):
+        return "is not JSON"
+    if not isinstance(value, dict) or not all(isinstance(v, dict) for v in value.values()):
+        return 'must be a JSON object such as {"NAME": {...}}'
+    return ""
+
+
 def _json(text: str) -> str:
     try:
         json.loads(text)
@@ -96,7 +129,11 @@ _CHECKS: Mapping[str, Callable[[str], str]] = {
     "sidecar.istio.io/proxyCPULimit": _quantity,
     "sidecar.istio.io/proxyMemory": _quantity,
     "sidecar.istio.io/proxyMemoryLimit": _quantity,
-    "sidecar.istio.io/userVolume": _json,
-    "sidecar.istio.io/userVolumeMount": _json,
+    "traffic.sidecar.istio.io/excludeInterfaces": _interfaces,
+    "traffic.sidecar.istio.io/kubevirtInterfaces": _interfaces,
+    "istio.io/reroute-virtual-interfaces": _interfaces,
+    "sidecar.istio.io/userVolume": _json_map,
+    "sidecar.istio.io/userVolumeMount": _json_map,
+    "proxy.istio.io/config": _proxy_config,
     "proxy.istio.io/overrides": _json,
 }

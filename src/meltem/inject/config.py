@@ -13,7 +13,7 @@ from meltem import yamlio
 from meltem.errors import UserError
 from meltem.gotemplate.template import Template
 from meltem.inject.functions import FUNCTION_NAMES, placeholder
-from meltem.objects import JsonObject, bool_at, int_at, object_at, objects_at, str_at, string_map_at, strings_at
+from meltem.objects import JsonObject, at, bool_at, object_at, objects_at, str_at, string_map_at, strings_at
 
 DEFAULT_TEMPLATE = "sidecar"
 
@@ -37,10 +37,6 @@ class InjectorConfig:
     """What the template function `env` may read."""
 
     @property
-    def status_port(self) -> int:
-        return int_at(self.mesh, "defaultConfig", "statusPort") or 15020
-
-    @property
     def rewrite_probes(self) -> bool:
         return bool_at(self.values, "sidecarInjectorWebhook", "rewriteAppHTTPProbe", default=True)
 
@@ -55,10 +51,10 @@ def read_config(
     mesh: JsonObject,
     *,
     revision: str = "default",
-    native_sidecars: bool = False,
+    native_sidecars: bool | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> InjectorConfig:
-    """Raises UserError."""
+    """`native_sidecars`: what istiod has found; None takes what the values say. Raises UserError."""
     where = "ConfigMap istio-sidecar-injector"
     config = _mapping(config_text, f"{where} key config")
     values = _mapping(values_text, f"{where} key values")
@@ -70,7 +66,6 @@ def read_config(
     policy = str_at(config, "policy") or "enabled"
     if policy not in ("enabled", "disabled"):
         raise UserError(f"policy must be enabled or disabled, not {policy[:40]!r}", where=f"{where} key config")
-    chosen = str_at(values, "global", "nativeSidecars")
     return InjectorConfig(
         policy=policy,
         templates=templates,
@@ -82,9 +77,15 @@ def read_config(
         values=values,
         mesh=mesh,
         revision=revision or "default",
-        native_sidecars={"true": True, "false": False}.get(chosen, native_sidecars),
+        native_sidecars=_native(values) if native_sidecars is None else native_sidecars,
         environment=environment or {},
     )
+
+
+def _native(values: JsonObject) -> bool:
+    """As istiod's Deployment gets it; `auto` needs a look at the nodes, which only istiod has."""
+    said = at(values, "pilot", "env", "ENABLE_NATIVE_SIDECARS")
+    return str(at(values, "global", "nativeSidecars") if said is None else said).lower() == "true"
 
 
 def _mapping(text: str, where: str) -> JsonObject:

@@ -41,6 +41,8 @@ OVERRIDES = "proxy.istio.io/overrides"
 PROXY_CONFIG = "proxy.istio.io/config"
 TEMPLATES = "inject.istio.io/templates"
 NATIVE = "sidecar.istio.io/nativeSidecar"
+STATUS_PORT = "status.sidecar.istio.io/port"
+DEFAULT_STATUS_PORT = 15020
 NETWORK_LABEL = "topology.istio.io/network"
 _LISTS = ("containers", "initContainers")
 
@@ -64,12 +66,14 @@ def inject_pod(original: JsonObject, config: InjectorConfig, context: PodContext
     check(annotations_of(original))
     environment = _environment(original, config, context)
     config = _with_cluster(config, environment)
-    base = _reinserted(_stripped(original, config.status_port))
+    proxy_config = effective_proxy_config(original, config, context)
+    status_port = _status_port(original, proxy_config)
+    base = _reinserted(_stripped(original, status_port))
     uid, gid = _proxy_ids(context.namespace_annotations)
     given = TemplateInput(
         pod=base,
         workload=context.workload or workload_of(original, context.namespace),
-        proxy_config=effective_proxy_config(original, config, context),
+        proxy_config=proxy_config,
         config=config,
         native_sidecars=config.native_sidecars,
         proxy_uid=uid,
@@ -88,6 +92,7 @@ def inject_pod(original: JsonObject, config: InjectorConfig, context: PodContext
         original,
         config,
         environment=environment,
+        status_port=status_port,
         hold=_hold(given),
     )
     return merged
@@ -166,6 +171,12 @@ def _proxy_ids(namespace_annotations: Mapping[str, str]) -> tuple[int, int]:
         first = namespace_annotations.get(name, "").split("/")[0].split("-")[0]
         found.append(int(first) + 1 if first.isdigit() else PROXY_ID)
     return found[0], found[1]
+
+
+def _status_port(pod: JsonObject, proxy_config: JsonObject) -> int:
+    """Where the pod's agent answers; 0: nowhere."""
+    asked = annotations_of(pod).get(STATUS_PORT, "")
+    return int(asked) if asked.isdigit() else int_at(proxy_config, "statusPort", default=DEFAULT_STATUS_PORT)
 
 
 def injection_status(pod: JsonObject) -> JsonObject | None:

@@ -42,15 +42,18 @@ def finish(
     config: InjectorConfig,
     *,
     environment: Mapping[str, str],
+    status_port: int,
     hold: bool,
 ) -> None:
-    """Changes `pod`. Raises InvalidResource for annotations that cannot be used together."""
+    """Changes `pod`. `status_port`: where its agent answers, 0 for nowhere. Raises InvalidResource for annotations that
+    cannot be used together."""
     metadata = ensure_object(pod, "metadata")
     notes = ensure_object(metadata, "annotations")
     labels = ensure_object(metadata, "labels")
     _set_environment(pod, environment)
-    _merge_prometheus(pod, config)
-    _rewrite_probes(pod, original, config)
+    if status_port:
+        _merge_prometheus(pod, config, str(status_port))
+        _rewrite_probes(pod, original, config, status_port)
     if network := environment.get("ISTIO_META_NETWORK"):
         labels["topology.istio.io/network"] = network
     notes[STATUS] = json.dumps(_status(made, config.revision), separators=(",", ":"))
@@ -104,13 +107,12 @@ def _set_variable(container: JsonObject, name: str, value: str) -> None:
 # metrics
 
 
-def _merge_prometheus(pod: JsonObject, config: InjectorConfig) -> None:
+def _merge_prometheus(pod: JsonObject, config: InjectorConfig, status_port: str) -> None:
     """Scrapers are sent to the agent, which shows the application's metrics beside its own and Envoy's."""
     notes = object_at(pod, "metadata", "annotations")
     by_meaning = {_sanitized(name): value for name, value in notes.items() if isinstance(value, str)}
     if by_meaning.get("prometheus_io_scrape", "") in _FALSE or not _merging(notes, config):
         return
-    status_port = str(config.status_port)
     if by_meaning.get("prometheus_io_port") == status_port:
         return
     scrape: JsonObject = {
@@ -169,15 +171,13 @@ def _check_port(port: str, status_port: str) -> None:
 # probes
 
 
-def _rewrite_probes(pod: JsonObject, original: JsonObject, config: InjectorConfig) -> None:
+def _rewrite_probes(pod: JsonObject, original: JsonObject, config: InjectorConfig, status_port: int) -> None:
     sidecar = sidecar_of(pod)
     notes = annotations_of(pod)
     asked = notes.get("sidecar.istio.io/rewriteAppHTTPProbers")
     wanted = asked not in _FALSE if asked is not None else config.rewrite_probes
     if sidecar is None or not wanted:
         return
-    port_text = notes.get("status.sidecar.istio.io/port", "")
-    status_port = int(port_text) if port_text.isdigit() else config.status_port
     probers: JsonObject = {}
     if STATUS in annotations_of(original):  # injected before: what was rewritten then is known only from there
         probers.update(_existing_probers(original))

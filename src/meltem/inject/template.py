@@ -218,7 +218,7 @@ class _View:
                 {"GetValue": Function(lambda: hold, (), False)},
                 "true" if hold else "false",
             ),
-            "StatusPort": int_at(config, "statusPort") or 15020,
+            "StatusPort": int_at(config, "statusPort", default=15020),
             "ConfigPath": str_at(config, "configPath") or "./etc/istio/proxy",
             "DiscoveryAddress": str_at(config, "discoveryAddress"),
         }

@@ -41,7 +41,7 @@ def validate_meshconfig(config: MeshConfig) -> Result:
     _between(r.at("connectTimeout"), config.connect_timeout, 0.001, 30)
     if config.protocol_detection_timeout.nanoseconds:
         checks.check_duration(r.at("protocolDetectionTimeout"), config.protocol_detection_timeout)
-    _proxy(r.at("defaultConfig"), config.default_config)
+    _check_proxy(r.at("defaultConfig"), config.default_config)
     check_locality(r.at("localityLbSetting"), config.locality_lb_setting, has_outlier=True)
     check_zone_aware(r.at("zoneAwareLbSetting"), config.zone_aware_lb_setting, has_outlier=True)
     for i, settings in enumerate(config.service_settings):
@@ -130,7 +130,14 @@ def _provider(r: Report, provider: ExtensionProvider) -> None:
             r.at(field).at("statusOnError").error(f"{status[:32]!r} is no HTTP status", "Write for example '503'.")
 
 
-def _proxy(r: Report, config: MeshProxyConfig) -> None:
+def validate_proxy_settings(config: MeshProxyConfig) -> Result:
+    """All findings of what applies to one proxy: `defaultConfig` with a pod's own `proxy.istio.io/config` over it."""
+    r = Report()
+    _check_proxy(r, config)
+    return r.result()
+
+
+def _check_proxy(r: Report, config: MeshProxyConfig) -> None:
     for field, value in (("configPath", config.config_path), ("binaryPath", config.binary_path)):
         if not value:
             r.at(field).error("is empty")

@@ -81,6 +81,18 @@ def test_discovery_carries_token_and_roots_but_not_in_the_clear(tmp_path: Path) 
     assert at(plain, "google_grpc", "channel_credentials") is None
 
 
+def test_annotations_that_stand_for_one_field_of_the_proxy_config(tmp_path: Path) -> None:
+    notes = tmp_path / "etc/istio/pod/annotations"
+    notes.parent.mkdir(parents=True)
+    notes.write_text('status.sidecar.istio.io/port="15920"\nsidecar.istio.io/discoveryAddress="other:15012"\n')
+    found = settings(tmp_path, PROXY_CONFIG='{"statusPort": 1, "discoveryAddress": "first:15012"}')
+    assert (found.status_port, found.discovery_address) == (15920, "other:15012")
+    notes.write_text('status.sidecar.istio.io/port="0"\n')
+    made = json.dumps(bootstrap(settings(tmp_path)))
+    assert "/healthz/ready" not in made and "15020" not in made, "port 0: nothing is served there"
+    assert "/healthz/ready" in json.dumps(bootstrap(settings(tmp_path / "elsewhere")))
+
+
 def test_the_bootstrap_is_the_same_for_the_same_pod(tmp_path: Path) -> None:
     assert json.dumps(bootstrap(settings(tmp_path))) == json.dumps(bootstrap(settings(tmp_path)))
 

@@ -5,6 +5,7 @@ import json
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
+import grpc
 import pytest
 
 from meltem.agent import http1, metrics, probes
@@ -145,6 +146,44 @@ async def test_probes_ask_the_application() -> None:
         assert (await probes.run(Probe("tcp", port), "127.0.0.1", {})).status == 200
     assert (await probes.run(Probe("tcp", port), "127.0.0.1", {})).status == 500
     assert (await probes.run(Probe("http", port), "127.0.0.1", {})).status == 500
+
+
+async def test_grpc_probes_ask_the_health_service_from_the_address_that_the_rules_let_pass() -> None:
+    answers = {"": b"\x08\x01", "idle": b"\x08\x02", "odd": b""}
+    seen: list[tuple[bytes, str]] = []
+
+    async def check(asked: bytes, context: grpc.aio.ServicerContext[bytes, bytes]) -> bytes:
+        seen.append((asked, context.peer()))
+        service = asked[2:].decode()
+        if service not in answers:
+            await context.abort(grpc.StatusCode.NOT_FOUND, "no such service")
+        return answers[service]
+
+    async def run(service: str) -> Response:
+        return await probes.run(Probe("grpc", port, service=service, timeout=10.0), "127.0.0.1", {})
+
+    server = grpc.aio.server()
+    handler = grpc.unary_unary_rpc_method_handler(check)
+    server.add_generic_rpc_handlers(
+        (grpc.method_handlers_generic_handler("grpc.health.v1.Health", {"Check": handler}),)
+    )
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    try:
+        assert (await run("")).status == 200
+        assert seen[-1][0] == b"" and seen[-1][1].startswith("ipv4:127.0.0.6:")
+        for service, said in (("idle", b"NOT_SERVING"), ("odd", b"UNKNOWN"), ("x" * 300, b"no such service")):
+            answer = await run(service)
+            assert answer.status == 500 and said in answer.body, (service, answer)
+    finally:
+        await server.stop(None)
+    assert (await run("")).status == 500
+
+
+async def test_a_grpc_probe_of_what_is_no_grpc_says_so() -> None:
+    async with serving(lambda _: Response(200, b"fine")) as port:
+        answer = await probes.run(Probe("grpc", port, timeout=10.0), "127.0.0.1", {})
+    assert answer.status == 500 and b"HTTP/2" in answer.body
 
 
 @pytest.mark.parametrize(

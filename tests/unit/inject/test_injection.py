@@ -1,9 +1,11 @@
 """Injection with the templates that the istiod chart ships."""
 
 import base64
+import itertools
 import json
 import time
 from pathlib import Path
+from typing import cast
 
 import pytest
 
@@ -13,7 +15,17 @@ from meltem.errors import MeltemError
 from meltem.inject import kube_inject, patch, webhook
 from meltem.inject.config import InjectorConfig, read_config
 from meltem.inject.injector import PodContext, effective_proxy_config, inject_pod
-from meltem.objects import Json, JsonObject, at, copy_object, object_at, objects_at, str_at
+from meltem.objects import (
+    Json,
+    JsonObject,
+    annotations_of,
+    at,
+    copy_object,
+    list_at,
+    object_at,
+    objects_at,
+    str_at,
+)
 
 CHART = Path(meltem.install.__file__).parent / "charts/istiod"
 
@@ -198,12 +210,133 @@ def test_capture_flags_follow_the_annotations() -> None:
         "traffic.sidecar.istio.io/excludeOutboundPorts": "25",
         "traffic.sidecar.istio.io/includeOutboundIPRanges": "10.0.0.0/8",
     }
-    arguments = named(inject(pod), "initContainers", "istio-init")["args"]
-    assert isinstance(arguments, list)
-    flags = dict(zip(arguments[1::2], arguments[2::2], strict=False))
-    assert flags["-d"] == "15090,15021,9000,15020"
-    assert flags["-o"] == "25"
-    assert flags["-i"] == "10.0.0.0/8"
+    found = flags(inject(pod))
+    assert (found["-d"], found["-o"], found["-i"]) == ("15090,15021,9000,15020", "25", "10.0.0.0/8")
+
+
+def flags(pod: JsonObject) -> dict[str, str]:
+    """The arguments of the capture rules."""
+    arguments = [str(a) for a in list_at(named(pod, "initContainers", "istio-init"), "args")][1:]
+    return dict(itertools.pairwise(arguments))
+
+
+PROXY_PATHS: list[tuple[str, str, tuple[str | int, ...], Json]] = [
+    ("sidecar.istio.io/proxyImage", "mine.example/proxy:7", ("image",), "mine.example/proxy:7"),
+    ("sidecar.istio.io/proxyImageType", "debug", ("image",), "docker.io/meltem/proxyv2:0.1.0-debug"),
+    ("sidecar.istio.io/proxyCPU", "12m", ("resources",), {"requests": {"cpu": "12m"}}),
+    ("sidecar.istio.io/proxyCPULimit", "2", ("resources",), {"limits": {"cpu": "2"}}),
+    ("sidecar.istio.io/proxyMemory", "70Mi", ("resources",), {"requests": {"memory": "70Mi"}}),
+    ("sidecar.istio.io/proxyMemoryLimit", "1Gi", ("resources",), {"limits": {"memory": "1Gi"}}),
+    ("sidecar.istio.io/logLevel", "debug", ("args", 4), "--proxyLogLevel=debug"),
+    ("sidecar.istio.io/componentLogLevel", "http:info", ("args", 5), "--proxyComponentLogLevel=http:info"),
+    ("sidecar.istio.io/agentLogLevel", "default:warn", ("args", 6), "--log_output_level=default:warn"),
+    ("sidecar.istio.io/capNetBindService", "true", ("securityContext", "capabilities", "add", 0), "NET_BIND_SERVICE"),
+    ("readiness.status.sidecar.istio.io/initialDelaySeconds", "3", ("readinessProbe", "initialDelaySeconds"), 3),
+    ("readiness.status.sidecar.istio.io/periodSeconds", "4", ("readinessProbe", "periodSeconds"), 4),
+    ("readiness.status.sidecar.istio.io/failureThreshold", "5", ("readinessProbe", "failureThreshold"), 5),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "path", "found"), PROXY_PATHS)
+def test_annotations_that_set_one_thing_of_the_proxys_container(
+    name: str, value: str, path: tuple[str | int, ...], found: Json
+) -> None:
+    assert at(named(inject(noted(name, value)), "containers", "istio-proxy"), *path) == found
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "flag"),
+    [
+        ("sidecar.istio.io/interceptionMode", "TPROXY", "-m"),
+        ("traffic.sidecar.istio.io/includeOutboundIPRanges", "10.0.0.0/8", "-i"),
+        ("traffic.sidecar.istio.io/excludeOutboundIPRanges", "10.9.0.0/16", "-x"),
+        ("traffic.sidecar.istio.io/includeInboundPorts", "80,81", "-b"),
+        ("traffic.sidecar.istio.io/includeOutboundPorts", "9080", "-q"),
+        ("traffic.sidecar.istio.io/excludeOutboundPorts", "25", "-o"),
+        ("traffic.sidecar.istio.io/excludeInterfaces", "eth1,eth2", "-c"),
+        ("traffic.sidecar.istio.io/kubevirtInterfaces", "net1", "-k"),
+        ("istio.io/reroute-virtual-interfaces", "net2", "-k"),
+    ],
+)
+def test_annotations_that_set_one_thing_of_the_capture_rules(name: str, value: str, flag: str) -> None:
+    assert flags(inject(noted(name, value)))[flag] == value
+
+
+def test_volumes_of_the_users_own_are_mounted_into_the_proxy() -> None:
+    pod = noted("sidecar.istio.io/userVolume", '{"mine": {"configMap": {"name": "settings"}}}')
+    object_at(pod, "metadata", "annotations")["sidecar.istio.io/userVolumeMount"] = (
+        '{"mine": {"mountPath": "/mine", "readOnly": true}}'
+    )
+    injected = inject(pod)
+    assert {"name": "mine", "configMap": {"name": "settings"}} in objects_at(injected, "spec", "volumes")
+    mounts = objects_at(named(injected, "containers", "istio-proxy"), "volumeMounts")
+    assert {"name": "mine", "mountPath": "/mine", "readOnly": True} in mounts
+    assert all(str_at(m, "name") != "mine" for m in objects_at(named(injected, "containers", "nginx"), "volumeMounts"))
+
+
+def test_a_bootstrap_of_the_users_own_is_mounted_and_named() -> None:
+    injected = inject(noted("sidecar.istio.io/bootstrapOverride", "my-bootstrap"))
+    assert variables(injected)["ISTIO_BOOTSTRAP_OVERRIDE"] == "/etc/istio/custom-bootstrap/custom_bootstrap.json"
+    volume = {"name": "custom-bootstrap-volume", "configMap": {"name": "my-bootstrap"}}
+    assert volume in objects_at(injected, "spec", "volumes")
+
+
+def test_proxy_config_of_a_pod_reaches_its_agent() -> None:
+    text = "concurrency: 3\ndrainDuration: 7s\nproxyMetadata: {MINE: x}\nimage: {imageType: distroless}\n"
+    injected = inject(noted("proxy.istio.io/config", text))
+    told = json.loads(variables(injected)["PROXY_CONFIG"])
+    assert (told["concurrency"], told["drainDuration"]) == (3, "7s")
+    assert variables(injected)["MINE"] == "x"
+    assert named(injected, "containers", "istio-proxy")["image"] == "docker.io/meltem/proxyv2:0.1.0-distroless"
+
+
+def test_pull_secrets_stand_beside_the_pods_own() -> None:
+    values = cast(JsonObject, yamlio.load((CHART / "values.yaml").read_text()))
+    ours: JsonObject = {**object_at(values, "global"), "imagePullSecrets": ["registry"]}
+    pod = copy_object(NGINX)
+    object_at(pod, "spec")["imagePullSecrets"] = [{"name": "own"}]
+    injected = inject(pod, config(**{"global": ours}))
+    assert {str_at(s, "name") for s in objects_at(injected, "spec", "imagePullSecrets")} == {"own", "registry"}
+
+
+@pytest.mark.parametrize(
+    "pod",
+    [
+        noted("status.sidecar.istio.io/port", "15920"),
+        noted("proxy.istio.io/config", "statusPort: 15920"),
+    ],
+    ids=["annotation", "ProxyConfig"],
+)
+def test_a_status_port_of_the_pods_own_is_where_everybody_looks(pod: JsonObject) -> None:
+    injected = inject(pod)
+    assert at(named(injected, "containers", "nginx"), "livenessProbe", "httpGet", "port") == 15920
+    assert str_at(injected, "metadata", "annotations", "prometheus.io/port") == "15920"
+    assert flags(injected)["-d"] == "15090,15021,15920"
+    assert inject(injected) == injected
+
+
+def test_without_a_status_port_nobody_looks_there() -> None:
+    injected = inject(noted("status.sidecar.istio.io/port", "0"))
+    assert at(named(injected, "containers", "nginx"), "livenessProbe") == {"tcpSocket": {"port": 80}}
+    assert "readinessProbe" not in named(injected, "containers", "istio-proxy")
+    assert "prometheus.io/port" not in annotations_of(injected)
+    assert flags(injected)["-d"] == "15090,15021"
+
+
+@pytest.mark.parametrize(
+    ("values", "native"),
+    [
+        ({}, False),
+        ({"global": {"nativeSidecars": True}}, True),
+        ({"global": {"nativeSidecars": "auto"}}, False),
+        ({"global": {"nativeSidecars": False}, "pilot": {"env": {"ENABLE_NATIVE_SIDECARS": "true"}}}, True),
+    ],
+)
+def test_who_injects_by_hand_reads_from_the_values_whether_sidecars_are_native(
+    values: JsonObject, native: bool
+) -> None:
+    assert read_config("policy: enabled", yamlio.dump(values), {}).native_sidecars is native
+    assert read_config("policy: enabled", yamlio.dump(values), {}, native_sidecars=not native).native_sidecars != native
 
 
 def test_resources_come_from_annotations_or_values() -> None:
@@ -218,7 +351,18 @@ def test_resources_come_from_annotations_or_values() -> None:
     [
         ("traffic.sidecar.istio.io/excludeInboundPorts", "80,x", "no port"),
         ("sidecar.istio.io/interceptionMode", "SOMETIMES", "one of"),
-        ("proxy.istio.io/config", "- a", "not a mapping"),
+        ("proxy.istio.io/config", "- a", "no YAML object"),
+        ("proxy.istio.io/config", "concurrency: many", "concurrency"),
+        ("proxy.istio.io/config", "drainDuration: 10ms", "drainDuration"),
+        ("sidecar.istio.io/userVolume", "[]", "JSON object"),
+        ("sidecar.istio.io/userVolumeMount", '{"a": 1}', "JSON object"),
+        ("sidecar.istio.io/proxyCPU", "much", "no quantity"),
+        ("sidecar.istio.io/nativeSidecar", "perhaps", "true or false"),
+        ("status.sidecar.istio.io/port", "x", "a number"),
+        ("readiness.status.sidecar.istio.io/periodSeconds", "-1", "a number"),
+        ("traffic.sidecar.istio.io/excludeInterfaces", "eth 0", "network interface"),
+        ("traffic.sidecar.istio.io/includeOutboundIPRanges", "10.0.0.0/40", "no address range"),
+        ("istio.io/reroute-virtual-interfaces", "a-name-that-is-too-long", "network interface"),
         ("inject.istio.io/templates", "nothing", "does not exist"),
         ("prometheus.io/port", "15090", "belongs to the proxy"),
         ("proxy.istio.io/overrides", "{", "not JSON"),

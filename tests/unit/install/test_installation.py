@@ -74,6 +74,15 @@ spec:
     assert str_at(container, "args", 0) == "changed"
 
 
+def test_what_a_user_sets_of_istiods_environment_stands_once_and_wins() -> None:
+    """An API server refuses a server-side apply with one name twice."""
+    made = objects("values.pilot.env.ENABLE_NATIVE_SIDECARS=true", "values.pilot.env.OWN=1")
+    container = objects_at(made["Deployment", "istiod"], "spec", "template", "spec", "containers")[0]
+    variables = [(str_at(v, "name"), str_at(v, "value")) for v in objects_at(container, "env")]
+    assert [v for n, v in variables if n in ("ENABLE_NATIVE_SIDECARS", "OWN")] == ["true", "1"]
+    assert len({n for n, _ in variables}) == len(variables)
+
+
 @pytest.mark.parametrize("profile", profile_names())
 def test_every_profile_renders(profile: str) -> None:
     assert (("Deployment", "istiod") in objects(f"profile={profile}")) == (
