@@ -15,6 +15,7 @@ from meltem.errors import MeltemError
 from meltem.inject import kube_inject, patch, webhook
 from meltem.inject.config import InjectorConfig, read_config
 from meltem.inject.injector import PodContext, effective_proxy_config, inject_pod
+from meltem.inject.policy import decide
 from meltem.objects import (
     Json,
     JsonObject,
@@ -467,10 +468,28 @@ def test_the_webhook_refuses_what_it_cannot_inject_and_says_why() -> None:
     ],
 )
 def test_policy(labels: JsonObject, spec: JsonObject, namespace: str, policy: str, injected: bool) -> None:
-    from meltem.inject.policy import decide
-
     pod: JsonObject = {"metadata": {"labels": labels}, "spec": spec}
     assert decide(pod, namespace, config(policy=policy)).inject is injected
+
+
+@pytest.mark.parametrize(
+    ("labels", "policy", "injected"),
+    [
+        ({"job": "build"}, "enabled", False),
+        ({"job": "build", "sidecar.istio.io/inject": "true"}, "enabled", True),
+        ({"tier": "web"}, "disabled", True),
+        ({"tier": "web", "job": "build"}, "disabled", False),
+        ({"tier": "web", "sidecar.istio.io/inject": "false"}, "disabled", False),
+        ({"tier": "batch"}, "disabled", False),
+    ],
+)
+def test_selectors_decide_where_the_pod_says_nothing_and_never_comes_first(
+    labels: JsonObject, policy: str, injected: bool
+) -> None:
+    never: JsonObject = {"matchExpressions": [{"key": "job", "operator": "Exists"}]}
+    always: JsonObject = {"matchExpressions": [{"key": "tier", "operator": "In", "values": ["web"]}]}
+    text = yamlio.dump({"policy": policy, "neverInjectSelector": [never, {}], "alwaysInjectSelector": [always, {}]})
+    assert decide({"metadata": {"labels": labels}}, "shop", read_config(text, "", {})).inject is injected
 
 
 def test_kube_inject_lets_what_was_read_from_a_cluster_be_applied() -> None:
