@@ -6,8 +6,10 @@ import ipaddress
 import json
 import re
 from collections.abc import Callable, Mapping
+from typing import cast
 
 from meltem.errors import InvalidResource, MeltemError
+from meltem.objects import Json
 from meltem.resources.mesh import merge_proxy_config
 from meltem.resources.mesh_proxy import MeshProxyConfig
 from meltem.validate.mesh import validate_proxy_settings
@@ -94,7 +96,7 @@ def _proxy_config(text: str) -> str:
 def _json_map(text: str) -> str:
     """As the templates read it: an object of objects, by name."""
     try:
-        value = json.loads(text)
+        value = cast(Json, json.loads(text))
     except (ValueError, RecursionError):
         return "is not JSON"
     if not isinstance(value, dict) or not all(isinstance(v, dict) for v in value.values()):
