@@ -474,7 +474,7 @@ def _inbound_passthrough(view: InboundView, family: int) -> Resource:
         type=C.ORIGINAL_DST,
         lb_policy=C.CLUSTER_PROVIDED,
         connect_timeout=api.duration(view.mesh.connect_timeout),
-        circuit_breakers={"thresholds": [_thresholds(None, None)]},
+        circuit_breakers={"thresholds": [_thresholds(_default_pool(view.mesh), None)]},
     )
     message.metadata.filter_metadata["istio"]["name"] = name
     _bind_loopback(message, family == 4)
@@ -490,6 +490,10 @@ def _inbound_passthrough(view: InboundView, family: int) -> Resource:
 # --- fixed ones ---
 
 
+def _default_pool(mesh: MeshOptions) -> networking.ConnectionPool | None:
+    return mesh.default_traffic.connection_pool if mesh.default_traffic is not None else None
+
+
 def passthrough(mesh: MeshOptions, *, preserve_case: bool = False) -> Resource:
     """To where the caller meant to go."""
     options = api.http_protocol_options.HttpProtocolOptions(
@@ -503,7 +507,7 @@ def passthrough(mesh: MeshOptions, *, preserve_case: bool = False) -> Resource:
         type=C.ORIGINAL_DST,
         lb_policy=C.CLUSTER_PROVIDED,
         connect_timeout=api.duration(mesh.connect_timeout),
-        circuit_breakers={"thresholds": [_thresholds(None, None)]},
+        circuit_breakers={"thresholds": [_thresholds(_default_pool(mesh), None)]},
         typed_extension_protocol_options={HTTP_OPTIONS: api.pack(options)},
     )
     message.metadata.filter_metadata["istio"]["name"] = names.PASSTHROUGH_CLUSTER  # what metrics call the service

@@ -38,6 +38,7 @@ KINDS: dict[str, type[Message]] = {
     "CLUSTER": api.cluster.Cluster,
     "EXTENSION_CONFIG": api.extension.TypedExtensionConfig,
 }
+NO_BOOTSTRAP = "applyTo BOOTSTRAP is without effect, as in Istio since 1.21: a proxy starts before it is told anything"
 _OF_LISTENER = frozenset(("LISTENER", "FILTER_CHAIN", "NETWORK_FILTER", "HTTP_FILTER", "LISTENER_FILTER"))
 _OF_ROUTE = frozenset(("ROUTE_CONFIGURATION", "VIRTUAL_HOST", "HTTP_ROUTE"))
 _MERGES = ("MERGE", "MERGE_AND_REPLACE_LIST")
@@ -123,6 +124,9 @@ def problems_of(resource: networking.EnvoyFilter) -> tuple[Problem, ...]:
     """What of an EnvoyFilter can be applied nowhere."""
     found: list[Problem] = []
     for index, patch in enumerate(resource.spec.config_patches):
+        if patch.apply_to == "BOOTSTRAP":
+            where = f"EnvoyFilter {resource.namespace}/{resource.name} spec.configPatches[{index}]"
+            found.append(Problem(where, NO_BOOTSTRAP))
         if patch.apply_to not in KINDS or patch.patch is None:
             continue
         source = f"EnvoyFilter {resource.namespace}/{resource.name} spec.configPatches[{index}]"

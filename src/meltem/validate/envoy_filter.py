@@ -63,6 +63,11 @@ def _patch(r: Report, patch: ConfigPatch) -> None:
     if patch.apply_to == "INVALID":
         r.at("applyTo").error("is missing", "Write for example applyTo: HTTP_FILTER.")
         return
+    if patch.apply_to == "BOOTSTRAP":
+        r.at("applyTo").warn(
+            patches.NO_BOOTSTRAP,
+            "Put the change into a ConfigMap and name it in the pod's annotation sidecar.istio.io/bootstrapOverride.",
+        )
     if patch.patch is None:
         r.at("patch").error("is missing", "Write patch: {operation: ..., value: ...}.")
         return

@@ -48,6 +48,11 @@ def _module(r: Report, module: WasmPluginSpec | WasmConfig) -> None:
     _url(r.at("url"), module.url)
     if module.sha256 and not _SHA256.fullmatch(module.sha256):
         r.at("sha256").error("is no SHA-256 checksum", "Write 64 digits and letters from a to f.")
+    if module.verification_key:
+        r.at("verificationKey").warn(
+            "is not checked, as in Istio: an image without that signature is taken all the same",
+            "Pin the image by its digest (oci://...@sha256:...), or set sha256.",
+        )
     if len(module.image_pull_secret) > 253:
         r.at("imagePullSecret").error("is longer than 253 characters")
     if len(module.plugin_name) > 256:

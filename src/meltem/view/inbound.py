@@ -52,15 +52,16 @@ def inbound_view(
     sidecar: networking.Sidecar | None,
     policy: PeerPolicy,
     mesh: MeshOptions,
-    limits_of: Callable[[Service, Port], networking.ConnectionPool | None],
+    limits_of: Callable[[Service | None, Port], networking.ConnectionPool | None],
 ) -> InboundView:
-    """`services`: all that select the workload, in any order. `limits_of`: what a destination rule says of connections
-    to a service, which holds for its server as well unless a Sidecar says otherwise."""
+    """`services`: all that select the workload, in any order. `limits_of`: what a destination rule, or the mesh, says
+    of connections to a service, which holds for its server as well unless a Sidecar says otherwise; None: no service
+    has the port."""
     ordered = sorted(services, key=lambda s: (s.created, s.namespace, s.hostname))
     restricted = sidecar is not None and bool(sidecar.spec.ingress)
     pool = sidecar.spec.inbound_connection_pool if sidecar is not None else None
     ports = (
-        _sidecar_ports(sidecar, ordered, proxy, policy, pool)
+        _sidecar_ports(sidecar, ordered, workload, proxy, policy, lambda s, p: pool or limits_of(s, p))
         if sidecar is not None and restricted
         else _service_ports(ordered, workload, proxy, policy, lambda s, p: pool or limits_of(s, p))
     )
@@ -83,7 +84,7 @@ def _service_ports(
     workload: Workload | None,
     proxy: Proxy,
     policy: PeerPolicy,
-    pool_of: Callable[[Service, Port], networking.ConnectionPool | None],
+    pool_of: Callable[[Service | None, Port], networking.ConnectionPool | None],
 ) -> tuple[InboundPort, ...]:
     by_target: dict[int, list[tuple[Service, Port]]] = {}
     for service in services:
@@ -129,16 +130,19 @@ def _route(target: int, operation: str, protocol: Protocol) -> RouteView:
 def _sidecar_ports(
     sidecar: networking.Sidecar,
     services: list[Service],
+    workload: Workload | None,
     proxy: Proxy,
     policy: PeerPolicy,
-    pool: networking.ConnectionPool | None,
+    pool_of: Callable[[Service | None, Port], networking.ConnectionPool | None],
 ) -> tuple[InboundPort, ...]:
-    """The ports that the Sidecar's ingress names, each to its default endpoint."""
-    service = services[0] if services else None
-    hostname = service.hostname if service is not None else ""
+    """The ports that the Sidecar's ingress names, each to its default endpoint. Their service is the one that has the
+    port as its target; destination rules mean the listener's port by its own number."""
     out: list[InboundPort] = []
     for listener in sidecar.spec.ingress:
         number = listener.port.number
+        found = [s for s in services if any(target_port(p, workload) == number for p in s.ports)]
+        hostname = next((s.hostname for s in (*found, *services)), "")
+        port = Port(name=listener.port.name, number=number, protocol=declared_protocol(listener.port.protocol))
         address, target = default_endpoint(listener.default_endpoint, number)
         uncaptured = listener.capture_mode == "NONE"
         if listener.capture_mode == "DEFAULT":
@@ -146,7 +150,7 @@ def _sidecar_ports(
         out.append(
             InboundPort(
                 port=number,
-                protocol=declared_protocol(listener.port.protocol),
+                protocol=port.protocol,
                 cluster=inbound_cluster(number),
                 address=address,
                 target=target,
@@ -156,9 +160,9 @@ def _sidecar_ports(
                 mode=policy.of_port(number),
                 bind=(listener.bind or ("0.0.0.0" if proxy.ipv4 else "::")) if uncaptured else "",
                 tls=listener.tls,
-                pool=listener.connection_pool or pool,
-                services=tuple((s.hostname, s.namespace, s.name) for s in services),
-                routes=(_route(number, f"{hostname}:{number}/*", declared_protocol(listener.port.protocol)),),
+                pool=listener.connection_pool or pool_of(found[0] if found else None, port),
+                services=tuple((s.hostname, s.namespace, s.name) for s in found or services),
+                routes=(_route(number, f"{hostname}:{number}/*", port.protocol),),
             )
         )
     return tuple(out)

@@ -458,7 +458,10 @@ class Views:
             sidecar = self.sidecar_of(reader, proxy)
             options = self.mesh_options(reader)
 
-            def limits(service: Service, port: Port) -> networking.ConnectionPool | None:
+            def limits(service: Service | None, port: Port) -> networking.ConnectionPool | None:
+                default = options.default_traffic.connection_pool if options.default_traffic is not None else None
+                if service is None:
+                    return default
                 rule = rule_for(
                     reader,
                     mesh.rules_by_host,
@@ -468,7 +471,7 @@ class Views:
                     root_namespace=root,
                 )
                 held = merged(rule, None, port.number)
-                return held.connection_pool if held is not None else None
+                return (held.connection_pool if held is not None else None) or default
 
             made = inbound.inbound_view(proxy, workload, services.values(), sidecar, policy, options, limits)
             picks = by_labels(dict(labels))

@@ -352,6 +352,13 @@ def test_refused_with_path_and_remedy(check: Check, kind: str, spec: str, path: 
 
 
 WARNINGS = [
+    ("WasmPlugin", "{url: oci://a/b, verificationKey: k}", "spec.verificationKey", "not checked"),
+    (
+        "EnvoyFilter",
+        "{configPatches: [{applyTo: BOOTSTRAP, patch: {operation: MERGE, value: {stats_flush_interval: 1s}}}]}",
+        "configPatches[0].applyTo",
+        "without effect",
+    ),
     (
         "Gateway",
         "{servers: [{port: {number: 443, name: h, protocol: TLS}, hosts: ['*'], "

@@ -122,6 +122,9 @@ FIELDS = {
     " defaultProviders: {accessLogging: [l]}}": "/dev/stderr",
     "defaultProviders: {metrics: [prometheus]}": None,
     "rootNamespace: other": "",
+    "proxyHttpPort: 15002": "127.0.0.1_15002",
+    "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}": "AllowAnyDynamicDNSCluster",
+    "defaultConfig: {connectionSettings: {httpIdleTimeout: 77s}}": '"idle_timeout": "77s"',
 }  # fmt: skip
 
 
