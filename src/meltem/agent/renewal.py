@@ -87,6 +87,7 @@ class CertificateKeeper:
         self._obtain = obtain
         self._jitter = jitter
         self._life: Life | None = None
+        self._came = 0.0
 
     async def first(self) -> None:
         pause = FIRST_PAUSE
@@ -103,13 +104,14 @@ class CertificateKeeper:
             await self.first()
 
     def seconds_until_renewal(self) -> float:
-        """From now until SECRET_GRACE_PERIOD_RATIO of the life is left, staggered by the jitter."""
+        """From now until SECRET_GRACE_PERIOD_RATIO of the life is left, staggered by the jitter. The life counts from
+        the moment it came: authorities date certificates back, which of a short life is the greater part."""
         if self._life is None:
             return 0.0
         settings = self._settings
         spread = (self._jitter() * 2 - 1) * settings.renew_jitter
         ratio = min(max(settings.renew_ratio + spread, 0.0), 1.0)
-        life = self._life.not_after - self._life.not_before
+        life = self._life.not_after - max(self._life.not_before, self._came)
         return max(self._life.not_after - life * ratio - self._clock.now(), 1.0)
 
     async def _try(self) -> bool:
@@ -121,6 +123,7 @@ class CertificateKeeper:
             kept = "; the present certificate stays in use" if self._life else ""
             self._log.warn(f"failed to get a certificate: {error}{kept}")
             return False
+        self._came = self._clock.now()
         self._metrics.certificate_not_after = self._life.not_after
         hours = (self._life.not_after - self._clock.now()) / 3600
         self._log.info(f"workload certificate from {self._settings.ca_address}, valid for {hours:.1f} h")

@@ -260,6 +260,19 @@ async def test_certificates_are_renewed_in_time_and_kept_while_istiod_is_away() 
     await asyncio.gather(task, return_exceptions=True)
 
 
+async def test_a_short_life_counts_from_its_first_moment_here_though_it_is_dated_back() -> None:
+    """The authority dates certificates back by two minutes, for clocks that are behind."""
+    clock = ManualClock()
+
+    async def obtain(order: JsonObject) -> Life:
+        return Life(clock.now() - 120, clock.now() + 30)
+
+    settings = read_settings({"INSTANCE_IP": "10.0.0.1", "POD_NAMESPACE": "a"}, Flags())
+    keeper = CertificateKeeper(settings, AgentMetrics(started=0), clock, QUIET, obtain=obtain, jitter=lambda: 0.5)
+    await keeper.first()
+    assert keeper.seconds_until_renewal() == 15
+
+
 def test_log_levels() -> None:
     assert [level_of(t) for t in ("debug", "default:warning", "ca:debug", "default:info,x:error", "nonsense")] == [
         "debug",
