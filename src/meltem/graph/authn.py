@@ -1,4 +1,4 @@
-"""Peer authentication: which mutual TLS mode a workload's ports take.
+"""Peer authentication: which mutual TLS mode a workload's ports take, and so what callers begin there.
 
 In: PeerAuthentication resources. Out: `PeerPolicy`, found as Istio finds it: workload, namespace, mesh; the oldest of
 several wins; UNSET inherits.
@@ -29,6 +29,14 @@ class PeerPolicy(msgspec.Struct, frozen=True):
 
     def of_port(self, port: int) -> TLSMode:
         return dict(self.ports).get(port, self.mode)
+
+
+def disables(policy: PeerAuthentication) -> bool:
+    """Whether it takes mutual TLS away from anything."""
+    general = policy.spec.mtls
+    return (general is not None and general.mode == "DISABLE") or any(
+        one.mode == "DISABLE" for one in policy.spec.port_level_mtls.values()
+    )
 
 
 PeerIndex = Index[str, ResourceKey, PeerAuthentication]

@@ -17,7 +17,7 @@ from collections.abc import Mapping
 import msgspec
 
 from meltem.collections import Collection, Graph, Index, Reader
-from meltem.graph import addresses, destinations, endpoints, ingress, networks, routing, services, workloads
+from meltem.graph import addresses, authn, destinations, endpoints, ingress, networks, routing, services, workloads
 from meltem.graph.inputs import Inputs, ResourceKey
 from meltem.graph.model import Endpoint, Service, ServiceKey, Workload, hostname_of, labels_match
 from meltem.resources import core, meshconfig, networking
@@ -55,14 +55,17 @@ class Mesh:
         self._ranges: Collection[str, networks.Ranges] = graph.derive(
             "network ranges", inputs.mesh_networks, lambda _r, k, v: {k: networks.ranges_of(v)}
         )
+        self.peer_authentications = graph.index(
+            "peer authentications by namespace", inputs.peer_authentications, lambda k, _v: [k[1]]
+        )
+        self._disabling = graph.index(
+            "peer authentications that disable", inputs.peer_authentications, lambda k, v: [k[1]] * authn.disables(v)
+        )
         self._workloads()
         self._services()
         self._networks()
         self._endpoints()
         self._routing()
-        self.peer_authentications = graph.index(
-            "peer authentications by namespace", inputs.peer_authentications, lambda k, _v: [k[1]]
-        )
 
     def config(self, reader: Reader) -> MeshSettings:
         return reader.get(self.settings, "") or msgspec.structs.replace(DEFAULTS, domain=self._domain)
@@ -233,7 +236,23 @@ class Mesh:
                     pods[pod.name] = pod
         network = self._network_of(reader, cluster, namespace)
         found = endpoints.from_slice(piece, cluster, service, pods, settings.trust_domain, network)
-        return {(service_key, f"slice/{cluster}/{name}"): found}
+        return {(service_key, f"slice/{cluster}/{name}"): self._as_authenticated(reader, found)}
+
+    def _as_authenticated(self, reader: Reader, found: tuple[Endpoint, ...]) -> tuple[Endpoint, ...]:
+        """Callers do not begin mutual TLS where a PeerAuthentication has disabled it. Most meshes have none that does:
+        only where there is one are its fellows read, endpoint by endpoint."""
+        root = self.config(reader).root_namespace
+        spaces = {e.namespace for e in found if e.mutual_tls}
+        if not spaces or not any(reader.lookup(self._disabling, space) for space in (root, *sorted(spaces))):
+            return found
+        return tuple(
+            msgspec.structs.replace(one, mutual_tls=False)
+            if one.mutual_tls
+            and authn.peer_policy(reader, self.peer_authentications, one.namespace, one.labels, root).of_port(one.port)
+            is authn.TLSMode.DISABLE
+            else one
+            for one in found
+        )
 
     def _of_entry(
         self, reader: Reader, key: ResourceKey, entry: networking.ServiceEntry
@@ -243,9 +262,8 @@ class Mesh:
         for host in entry.spec.hosts:
             part = reader.get(self.entry_parts, (entry.namespace, host, key[0], key[2]))
             if part is not None:
-                out[(part.key, f"entry/{key[0]}/{key[2]}")] = endpoints.from_service_entry(
-                    entry, part, key[0], trust_domain
-                )
+                listed = endpoints.from_service_entry(entry, part, key[0], trust_domain)
+                out[(part.key, f"entry/{key[0]}/{key[2]}")] = self._as_authenticated(reader, listed)
         return out
 
     def _of_selector(
@@ -264,9 +282,8 @@ class Mesh:
             if labels_match(service.selector, workload.labels):
                 entry = reader.get(self.inputs.workload_entries, (where[0], where[1], where[2].removeprefix("we/")))
                 weight = entry.spec.weight or 1 if entry is not None else 1
-                out[(key, "workload/" + "/".join(where))] = endpoints.from_workload(
-                    workload, service, trust_domain, weight
-                )
+                selected = endpoints.from_workload(workload, service, trust_domain, weight)
+                out[(key, "workload/" + "/".join(where))] = self._as_authenticated(reader, selected)
         return out
 
     def _routing(self) -> None:
