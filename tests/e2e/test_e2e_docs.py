@@ -10,33 +10,14 @@ from __future__ import annotations
 
 import re
 import shlex
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 from mesh_rig import ROOT, Mesh, eventually
+from page_rig import Block, blocks_of
 
 FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 _ASSIGNMENT = re.compile(r"^(?:export )?[A-Z_]+=.*$", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Block:
-    line: int
-    commands: str
-    expected: list[str]
-
-
-def blocks_of(file: Path) -> list[Block]:
-    text = file.read_text()
-    found: list[Block] = []
-    for match in _BLOCK.finditer(text):
-        if match[1] == "bash":
-            found.append(Block(text.count("\n", 0, match.start()) + 1, match[2], []))
-        elif match[1] == "text" and found and not found[-1].expected:
-            found[-1].expected.extend(match[2].splitlines())
-    return found
 
 
 def missing_line(expected: list[str], output: str) -> str:

@@ -13,7 +13,8 @@ from datetime import datetime
 from pathlib import Path
 
 import pytest
-from mesh_rig import ROOT, Mesh, eventually
+from mesh_rig import Mesh, eventually
+from page_rig import Section
 
 pytestmark = pytest.mark.kubernetes
 
@@ -174,26 +175,15 @@ def test_a_proxy_is_ready_soon_after_its_containers_start(mesh: Mesh, figure: Ca
     assert all(0 < t < 20 for t in took.values()), took
 
 
-def _typed(mesh: Mesh, title: str) -> str:
-    """Types the first block of a section of docs/kubernetes.md."""
-    page = (ROOT / "docs/kubernetes.md").read_text()
-    section = page.partition(f"\n## {title}\n")[2].partition("\n## ")[0]
-    block = re.search(r"^```sh\n(.*?)^```$", section, re.MULTILINE | re.DOTALL)
-    assert block, title
-    done = mesh.run(["bash", "-euo", "pipefail", "-c", block[1]])
-    assert done.returncode == 0, f"{block[1]}{done.stdout}{done.stderr}"
-    return done.stdout
-
-
 def test_uninstall_leaves_nothing_behind_and_a_new_mesh_can_be_installed(mesh: Mesh) -> None:
     """As docs/kubernetes.md has it: uninstall, precheck, install, label, restart."""
-    _typed(mesh, "Uninstall")
+    Section("Uninstall").type(mesh)
     try:
         eventually(lambda: _nothing_is_left(mesh))
         mesh.kubectl("label", "namespace", "default", "istio-injection-")
-        assert "✔ No issues found" in _typed(mesh, "Before")
+        assert "✔ No issues found" in Section("Before").type(mesh)
     finally:
-        said = _typed(mesh, "With istioctl")
+        said = Section("With istioctl").type(mesh)
         mesh.apply("bookinfo/networking/bookinfo-gateway.yaml")
         for name in ("productpage-v1", "details-v1", "reviews-v1", "reviews-v2", "reviews-v3", "ratings-v1"):
             mesh.rolled_out(name)

@@ -1,8 +1,10 @@
 """On a real Kubernetes: helm, the operator, a canary upgrade under load, several istiods, the CNI plugin. Each road
-ends with what it made taken out again. A cluster of their own, as they install and remove what other tests stand on."""
+ends with what it made taken out again. A cluster of their own, as they install and remove what other tests stand on.
+The commands of each road are those of docs/kubernetes.md, typed from the page: all of them."""
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Iterator
@@ -11,6 +13,7 @@ from typing import Any
 
 import pytest
 from mesh_rig import ROOT, KubernetesMesh, Load, eventually
+from page_rig import Section
 
 pytestmark = pytest.mark.kubernetes
 
@@ -31,8 +34,12 @@ spec: {hosts: ["*"], gateways: [helm-made], http: [{route: [{destination: {host:
 class Bare(KubernetesMesh):
     """A cluster without a mesh."""
 
+    def __init__(self, name: str, root: Path) -> None:
+        super().__init__(name, root)
+        self.environment["PATH"] += f":{os.environ['MELTEM_KUBE_BIN']}"
+
     def helm(self, *arguments: str) -> str:
-        return self._ok([str(Path(os.environ["MELTEM_KUBE_BIN"]) / "helm"), *arguments])
+        return self._ok(["helm", *arguments])
 
     def gone(self, *what: str) -> None:
         """Until none of these is there."""
@@ -76,11 +83,9 @@ def answered(where: str, path: str, host: str = "") -> None:
 
 
 def test_helm_installs_upgrades_and_removes_each_chart(bare: Bare) -> None:
-    for namespace in ("istio-system", "istio-ingress", "shop"):
-        bare.kubectl("create", "namespace", namespace)
-    bare.helm("install", "istio-base", f"{CHARTS}/base", "-n", "istio-system")
-    bare.helm("install", "istiod", f"{CHARTS}/istiod", "-n", "istio-system", "--wait")
-    bare.helm("install", "istio-ingress", f"{CHARTS}/gateway", "-n", "istio-ingress", "--wait")
+    page = Section("With helm")
+    page.type(bare)
+    bare.kubectl("create", "namespace", "shop")
     bare.kubectl("label", "namespace", "shop", "istio-injection=enabled")
     bare.apply("httpbin/httpbin.yaml", namespace="shop")
     bare.create(ROUTE, namespace="shop")
@@ -98,34 +103,38 @@ def test_helm_installs_upgrades_and_removes_each_chart(bare: Bare) -> None:
         assert "/status/200?after=upgrade" in log
 
     eventually(logged)
-    refused = bare.run(
-        [str(Path(os.environ["MELTEM_KUBE_BIN"]) / "helm"), "upgrade", "istiod", f"{CHARTS}/istiod",
-         "-n", "istio-system", "--set", "pilot.replicaCount=many"]
-    )  # fmt: skip
+    many = ("-n", "istio-system", "--set", "pilot.replicaCount=many")
+    refused = bare.run(["helm", "upgrade", "istiod", f"{CHARTS}/istiod", *many])
     assert refused.returncode and "replicaCount" in refused.stderr, refused.stderr
 
     bare.kubectl("delete", "namespace", "shop")
-    bare.helm("uninstall", "istio-ingress", "-n", "istio-ingress")
-    bare.helm("uninstall", "istiod", "-n", "istio-system")
-    kept = bare.helm("uninstall", "istio-base", "-n", "istio-system")
-    assert "kept due to the resource policy" in kept, "as in Istio, resources outlive the chart that defined them"
+    removed = page.type(bare, 2)
+    assert "kept due to the resource policy" in removed, "as in Istio, resources outlive the chart that defined them"
     bare.gone("mutatingwebhookconfigurations,validatingwebhookconfigurations")
-    assert "istio" not in bare.kubectl("get", "clusterroles,clusterrolebindings", "-o", "name")
-    crds = bare.kubectl("get", "crds", "-o", "name").split()
-    bare.kubectl("delete", *(c for c in crds if "istio.io" in c))
+    assert "istio" not in bare.kubectl("get", "clusterroles,clusterrolebindings,crds", "-o", "name")
+
+    bare.helm("install", "istio-base", f"{CHARTS}/base", "-n", "istio-system")
+    page.type(bare, 1)
+    injected = bare.json("create", "deployment", "probe", "--image=curlimages/curl", "--dry-run=client")
+    with_proxy = bare.run(["istioctl", "kube-inject", "-f", "-"], stdin=json.dumps(injected)).stdout
+    assert "istio-validation" in with_proxy and "NET_ADMIN" not in with_proxy
+    for chart in ("istiod", "istio-cni", "istio-base"):
+        bare.helm("uninstall", chart, "-n", "istio-system", "--wait")
+    eventually(lambda: off_the_node(bare))
+    page.typed_whole()
     bare.kubectl("delete", "namespace", "istio-system", "istio-ingress")
 
 
 @pytest.mark.parametrize("road", ["istioctl", "chart"])
 def test_the_operator_makes_keeps_and_removes_a_mesh(bare: Bare, road: str) -> None:
+    page = Section("With the operator")
     if road == "istioctl":
-        bare.istioctl("operator", "init")
+        page.type(bare)
     else:
-        bare.kubectl("create", "namespace", "istio-operator")
+        for namespace in ("istio-operator", "istio-system"):
+            bare.kubectl("create", "namespace", namespace)
         bare.helm("install", "istio-operator", f"{CHARTS}/istio-operator", "-n", "istio-operator", "--wait")
-    if not bare.kubectl("get", "namespace", "istio-system", "--ignore-not-found"):
-        bare.kubectl("create", "namespace", "istio-system")
-    bare.apply("minikube/istio.yaml", namespace="istio-system")
+        bare.apply("minikube/istio.yaml", namespace="istio-system")
     status = bare.operator_says("HEALTHY")
     assert set(status["componentStatus"]) == {"Base", "Pilot", "IngressGateways", "EgressGateways"}
 
@@ -150,58 +159,65 @@ def test_the_operator_makes_keeps_and_removes_a_mesh(bare: Bare, road: str) -> N
     bare.gone("deploy", "istio-egressgateway", "-n", "istio-system")
     bare.operator_says("HEALTHY")
 
-    bare.kubectl("delete", "istiooperator", "istiocontrolplane", "-n", "istio-system")
-    bare.gone("deployments,services,pods,configmaps", "-n", "istio-system", "-l", "operator.istio.io/managed")
     if road == "istioctl":
-        bare.istioctl("operator", "remove", "--purge", "-y")
+        page.type(bare, 1)
+        page.typed_whole()
     else:
+        bare.kubectl("delete", "istiooperator", "istiocontrolplane", "-n", "istio-system")
+    bare.gone("deployments,services,pods,configmaps", "-n", "istio-system", "-l", "operator.istio.io/managed")
+    if road == "chart":
         bare.helm("uninstall", "istio-operator", "-n", "istio-operator")
     bare.istioctl("uninstall", "--purge", "-y")
     bare.kubectl("delete", "namespace", "istio-system", "istio-operator", "--ignore-not-found")
 
 
-def test_a_canary_upgrade_and_its_rollback_lose_no_request(bare: Bare) -> None:
-    bare.istioctl("install", "--set", "profile=demo", "--set", "values.pilot.autoscaleEnabled=false", "-y")
-    bare.kubectl("create", "namespace", "canary")
-    bare.kubectl("label", "namespace", "canary", "istio-injection=enabled")
-    bare.apply("helloworld/helloworld.yaml", "helloworld/helloworld-gateway.yaml", namespace="canary")
+def test_a_canary_upgrade_and_its_rollback_lose_no_request(bare: Bare, tmp_path: Path) -> None:
+    with_istioctl, page = Section("With istioctl"), Section("A canary upgrade")
+    bare.apply("helloworld/helloworld.yaml")
+    with_istioctl.type(bare)
     both = ("helloworld-v1", "helloworld-v2")
-    bare.rolled_out(*both, namespace="canary")
+    bare.rolled_out(*both)
+    bare.apply("helloworld/helloworld-gateway.yaml")
     answered(bare.gateway, "/hello")
 
-    def moved(revision: str) -> None:
-        bare.kubectl("rollout", "restart", "-n", "canary", *(f"deploy/{d}" for d in both))
-        bare.rolled_out(*both, namespace="canary")
+    def everywhere(revision: str) -> None:
+        lines = [li for li in bare.istioctl("proxy-status").splitlines() if li.startswith("helloworld")]
+        assert len(lines) == 2 and all("istiod-" in li for li in lines), lines
+        assert all(("istiod-1-1-0-" in li) == (revision == "1-1-0") for li in lines), lines
 
-        def everywhere() -> None:
-            lines = [li for li in bare.istioctl("proxy-status").splitlines() if li.startswith("helloworld")]
-            istiod = "istiod-1-1-0-" if revision == "1-1-0" else "istiod-"
-            assert len(lines) == 2 and all(istiod in li for li in lines), lines
-            assert revision == "1-1-0" or not any("istiod-1-1-0-" in li for li in lines), lines
-
-        eventually(everywhere)
+    def restarted(namespace: str, *deployments: str) -> None:
+        bare.kubectl("rollout", "restart", "-n", namespace, *(f"deploy/{d}" for d in deployments))
+        bare.rolled_out(*deployments, namespace=namespace)
 
     with bare.load("/hello") as load:
         load.wait_for(50)
-        bare.istioctl("install", "--set", "profile=minimal", "--revision", "1-1-0", "-y")
-        bare.istioctl("tag", "set", "prod", "--revision", "1-1-0")
-        assert ["prod", "1-1-0"] in [li.split()[:2] for li in bare.istioctl("tag", "list").splitlines()]
-        bare.kubectl("label", "namespace", "canary", "istio-injection-", "istio.io/rev=prod")
-        moved("1-1-0")
+        page.type(bare)
+        bare.rolled_out(*both)
+        eventually(lambda: everywhere("1-1-0"))
+        tags = [li.split()[:2] for li in page.type(bare, 1).splitlines()]
+        assert ["prod", "1-1-0"] in tags and ["default", "1-1-0"] in tags, tags
         held = bare.run(["istioctl", "uninstall", "--revision", "1-1-0"], stdin="n\n")
         assert held.returncode and "proxies pointing to the control plane" in held.stdout + held.stderr
-        bare.istioctl("tag", "set", "prod", "--revision", "default", "--overwrite")
-        moved("default")
+        # Back, by the tag that the namespace follows from now on.
+        bare.kubectl("label", "namespace", "default", "istio.io/rev=prod", "--overwrite")
+        for tag in ("prod", "default"):
+            bare.istioctl("tag", "set", tag, "--revision", "default", "--overwrite")
+        restarted("default", *both)
+        eventually(lambda: everywhere("default"))
         bare.istioctl("uninstall", "--revision", "1-1-0", "-y")
         # In place: another configuration, then new pods of the control plane and of the gateway.
-        bare.istioctl("upgrade", "--set", "profile=demo", "--set", "meshConfig.accessLogEncoding=JSON", "-y")
-        restarted = ("istiod", "istio-ingressgateway")
-        bare.kubectl("rollout", "restart", "-n", "istio-system", *(f"deploy/{d}" for d in restarted))
-        bare.rolled_out(*restarted, namespace="istio-system")
+        (tmp_path / "mesh.yaml").write_text(with_istioctl.files[0])
+        with_istioctl.type(bare, 1, tmp_path)
+        with_istioctl.typed_whole()
+        restarted("istio-system", "istiod", "istio-ingressgateway")
         load.wait_for(50)
     assert not load.failures, (load.answered, load.failures[:5])
     bare.istioctl("tag", "remove", "prod", "-y")
-    bare.kubectl("delete", "namespace", "canary")
+    page.type(bare, 2)
+    page.typed_whole()
+    bare.gone("deploy", "istiod", "-n", "istio-system")
+    bare.kubectl("delete", "-f", str(ROOT / "samples/helloworld/helloworld.yaml"), "--wait=false")
+    bare.kubectl("label", "namespace", "default", "istio.io/rev-")
 
 
 def test_another_istiod_leads_at_once_when_the_leader_goes(bare: Bare) -> None:
@@ -229,8 +245,7 @@ def test_another_istiod_leads_at_once_when_the_leader_goes(bare: Bare) -> None:
 
 def test_the_cni_plugin_captures_pods_and_leaves_the_node_again(bare: Bare) -> None:
     bare.istioctl("install", "--set", "profile=minimal", "--set", "components.cni.enabled=true", "-y")
-    configuration, binaries = bare.home / "cni/net.d", bare.home / "cni/bin"
-    assert any("istio-cni" in f.read_text() for f in configuration.iterdir())
+    assert any("istio-cni" in f.read_text() for f in (bare.home / "cni/net.d").iterdir())
     bare.kubectl("create", "namespace", "cni")
     bare.kubectl("label", "namespace", "cni", "istio-injection=enabled")
     bare.apply("httpbin/httpbin.yaml", "curl/curl.yaml", namespace="cni")
@@ -248,16 +263,17 @@ def test_the_cni_plugin_captures_pods_and_leaves_the_node_again(bare: Bare) -> N
     # The plugin outlives its pod: nothing starts uncaptured while that is replaced, but the pod itself can.
     bare.kubectl("delete", "pod", "-n", "istio-system", "-l", "k8s-app=istio-cni-node")
     bare.kubectl("rollout", "status", "ds/istio-cni-node", "-n", "istio-system", "--timeout=90s")
-    assert (binaries / "istio-cni").exists()
+    assert (bare.home / "cni/bin/istio-cni").exists()
 
     bare.istioctl("uninstall", "--purge", "-y")
-
-    def off_the_node() -> None:
-        assert not (binaries / "istio-cni").exists()
-        assert not any("istio-cni" in f.read_text() for f in configuration.iterdir())
-
-    eventually(off_the_node)
+    eventually(lambda: off_the_node(bare))
     bare.kubectl("label", "namespace", "cni", "istio-injection-")
     bare.kubectl("rollout", "restart", "deploy/httpbin", "-n", "cni")
     bare.rolled_out("httpbin", namespace="cni")
     bare.kubectl("delete", "namespace", "cni", "--wait=false")
+
+
+def off_the_node(bare: Bare) -> None:
+    """Nothing is left of the CNI plugin."""
+    assert not (bare.home / "cni/bin/istio-cni").exists()
+    assert not any("istio-cni" in f.read_text() for f in (bare.home / "cni/net.d").iterdir())
