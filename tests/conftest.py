@@ -18,6 +18,23 @@ ROOT = Path(__file__).resolve().parent.parent
 _COULD_BE_INSTALLED = re.compile(r"not installed|not found|MELTEM_KUBE_BIN|programs are missing")
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    group = parser.getgroup("meltem", "where end-to-end tests run")
+    group.addoption(
+        "--homes",
+        choices=["marked", "local", "kubernetes", "all"],
+        default="marked",
+        help="tests that need a mesh: where their marks say (default), or each of them where it can run: on the local "
+        "cluster, on real Kubernetes, on both",
+    )
+    group.addoption(
+        "--keep",
+        metavar="NAME",
+        default="",
+        help="use the clusters NAME-local and NAME-kubernetes under /var/tmp/meltem, made where missing; they stay up",
+    )
+
+
 def in_ci() -> bool:
     return os.environ.get("CI", "") not in ("", "0", "false")
 

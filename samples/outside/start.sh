@@ -2,8 +2,8 @@
 # Starts the server that plays the outside, with names and certificates:
 #   start.sh [DIRECTORY]      keeps the certificates there: ca.crt, client.crt, client.key (and the server's)
 #
-# The names below resolve to it in the cluster's DNS. On a local cluster, and wherever CoreDNS reads it (k3s), that is the
-# key NodeHosts of the ConfigMap kube-system/coredns.
+# The names below resolve to it in the cluster's DNS. On a local cluster, and wherever CoreDNS reads it (k3s), that is a
+# line in the key NodeHosts of the ConfigMap kube-system/coredns; its other lines stay.
 set -euo pipefail
 here=$(dirname "$0")
 if [ $# -gt 0 ]; then
@@ -35,6 +35,6 @@ kubectl create secret generic outside-certificates -n outside --dry-run=client -
 kubectl apply -f "$here/outside.yaml" > /dev/null
 address=$(kubectl get service outside -n outside -o jsonpath='{.spec.clusterIP}')
 kubectl get configmap coredns -n kube-system > /dev/null 2>&1 || kubectl create configmap coredns -n kube-system > /dev/null
-kubectl patch configmap coredns -n kube-system --type merge -p "{\"data\":{\"NodeHosts\":\"$address $NAMES\"}}" > /dev/null
+bash "$here/names.sh" "$address $NAMES"
 kubectl rollout status deployment/outside -n outside --timeout=120s > /dev/null
 printf '%s is at %s\n' outside "$address"

@@ -14,6 +14,7 @@ import pytest
 
 sys.path.insert(0, str(Path(__file__).parent))
 
+from gateway_rig import Edge, edge
 from mesh_rig import KubernetesMesh, LocalMesh, Mesh, namespace
 from traffic_rig import Traffic
 
@@ -36,31 +37,43 @@ def _lacking() -> str:
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Tests marked `both_homes` run on the local cluster, then all of them on real Kubernetes; those marked
-    `kubernetes` there alone, the others locally."""
+    `kubernetes` there alone, those marked `local_home`, and the others, locally. `--homes` asks for more or less."""
     if "mesh" in metafunc.fixturenames:
         marks = {m.name for m in metafunc.definition.iter_markers()}
-        homes = HOMES if "both_homes" in marks else HOMES[1:] if "kubernetes" in marks else HOMES[:1]
-        metafunc.parametrize("mesh", homes, indirect=True, scope="session")
+        homes = _homes(marks, metafunc.config.getoption("--homes"))
+        metafunc.parametrize("mesh", [HOMES[h] for h in homes], indirect=True, scope="session")
 
 
-HOMES = ["local", pytest.param("kubernetes", marks=pytest.mark.kubernetes)]
+def _homes(marks: set[str], asked: str) -> list[str]:
+    """Where a test with these marks runs, with this value of `--homes`."""
+    able = ["kubernetes"] if "kubernetes" in marks else ["local"] if "local_home" in marks else [*HOMES]
+    usual = able if "both_homes" in marks else able[:1]
+    return {"marked": usual, "all": able}.get(asked, [h for h in able if h == asked])
+
+
+HOMES = {"local": "local", "kubernetes": pytest.param("kubernetes", marks=pytest.mark.kubernetes)}
+KEPT = Path("/var/tmp/meltem")
 _MESHES: dict[str, type[Mesh]] = {"local": LocalMesh, "kubernetes": KubernetesMesh}
 
 
 @pytest.fixture(scope="session")
 def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     """pytest puts tests of one home together, and takes one down before it brings the other up."""
-    made = _MESHES[request.param](f"e2e-{os.getpid()}", tmp_path_factory.mktemp("clusters"))
+    kept: str = request.config.getoption("--keep")
+    name = f"{kept}-{request.param}" if kept else f"e2e-{os.getpid()}"
+    made = _MESHES[request.param](name, KEPT if kept else tmp_path_factory.mktemp("clusters"))
     try:
-        made.up()
+        if not (kept and made.runs()):
+            made.up()
         made.istioctl("install", "--set", "profile=demo", "-y")
-        made.kubectl("label", "namespace", "default", "istio-injection=enabled")
+        made.kubectl("label", "namespace", "default", "istio-injection=enabled", "--overwrite")
         bookinfo = "bookinfo/platform/kube/bookinfo.yaml"
         made.apply(bookinfo, "bookinfo/networking/bookinfo-gateway.yaml")
         made.rolled_out("productpage-v1", "details-v1", "reviews-v1", "reviews-v2", "reviews-v3", "ratings-v1")
         yield made
     finally:
-        made.down()
+        if not kept:
+            made.down()
 
 
 @pytest.fixture(scope="session")
@@ -70,6 +83,13 @@ def traffic(mesh: Mesh) -> Iterator[Traffic]:
     with namespace(mesh, "traffic", label) as name, namespace(mesh, "traffic-other", label) as other:
         made = Traffic(mesh, name, other)
         made.deploy()
+        yield made
+
+
+@pytest.fixture(scope="session")
+def rig(mesh: Mesh) -> Iterator[Edge]:
+    """A gateway of the tests' own."""
+    with edge(mesh) as made:
         yield made
 
 

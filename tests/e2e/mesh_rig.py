@@ -112,6 +112,10 @@ class Mesh:
     def up(self) -> None:
         raise NotImplementedError
 
+    def runs(self) -> bool:
+        """Whether a cluster of this name and place is up already."""
+        return self.kubeconfig.exists() and self.run(["kubectl", "version", "--request-timeout=5s"]).returncode == 0
+
     def down(self) -> None:
         """Nothing is left of the cluster; no error when it never came up."""
         raise NotImplementedError

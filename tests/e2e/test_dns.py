@@ -138,6 +138,7 @@ def entry(name: str, spec: str) -> str:
 # --- DNS capture ---
 
 
+@pytest.mark.both_homes
 def test_hosts_of_service_entries_resolve_though_no_dns_knows_them(
     mesh: Mesh, curl: Caller, ns: str, away: Outside
 ) -> None:
@@ -199,6 +200,7 @@ def test_names_of_the_cluster_in_every_length(mesh: Mesh, curl: Caller, ns: str)
         curl.until(f"http://{host}:5000/hello", status="200")
 
 
+@pytest.mark.both_homes
 def test_what_the_mesh_does_not_know_is_asked_of_the_real_dns(
     lookup: Callable[..., str], away: Outside, ns: str
 ) -> None:
@@ -207,6 +209,7 @@ def test_what_the_mesh_does_not_know_is_asked_of_the_real_dns(
     assert lookup(f"web-0.web.{ns}.svc.cluster.local", "A", "udp").split()[:2] == ["0", "1"]
 
 
+@pytest.mark.both_homes
 @pytest.mark.parametrize(("kind", "over"), [("AAAA", "udp"), ("A", "tcp"), ("SRV", "udp"), ("SRV", "tcp")])
 def test_other_questions_are_answered_too(lookup: Callable[..., str], ns: str, kind: str, over: str) -> None:
     """An address of the other family: none, and no failure. Over TCP, and for other records: as without capture."""
@@ -218,6 +221,7 @@ def test_other_questions_are_answered_too(lookup: Callable[..., str], ns: str, k
 # --- services of other kinds ---
 
 
+@pytest.mark.both_homes
 def test_a_headless_service_and_the_names_of_its_pods(mesh: Mesh, curl: Caller, ns: str) -> None:
     pods = {p["metadata"]["name"]: p["status"]["podIP"] for p in mesh.pods(ns, "app=web")}
     assert set(pods) == {"web-0", "web-1"}
@@ -238,6 +242,7 @@ def test_a_port_s_protocol_is_declared_or_found_out(curl: Caller, ns: str, servi
     assert ("GET /hello" in line) == http
 
 
+@pytest.mark.both_homes
 def test_external_names(curl: Caller, ns: str) -> None:
     """One for a service of the mesh, which is called as the mesh calls it, and one for a host outside."""
     curl.until("http://alias:5000/hello", status="200")

@@ -19,7 +19,6 @@ from gateway_rig import (
     Pair,
     TlsLoad,
     condition,
-    edge,
     forget,
     gateway,
     secret,
@@ -27,15 +26,9 @@ from gateway_rig import (
     tls_secret,
     virtual_service,
 )
-from mesh_rig import Mesh, eventually
+from mesh_rig import eventually
 
 ENVOY = Path(sys.executable).with_name("envoy")
-
-
-@pytest.fixture(scope="module")
-def rig(mesh: Mesh) -> Iterator[Edge]:
-    with edge(mesh) as made:
-        yield made
 
 
 class Servers:
@@ -114,6 +107,7 @@ def test_http_2_is_offered(servers: Servers) -> None:
         assert wire.selected_alpn_protocol() == "h2"
 
 
+@pytest.mark.both_homes
 @pytest.mark.parametrize("name", ["mutual", "split", "crl"])
 def test_a_mutual_server_takes_only_clients_that_it_knows(servers: Servers, name: str) -> None:
     rig = servers.rig
@@ -286,6 +280,7 @@ def free_port() -> int:
         return int(found.getsockname()[1])
 
 
+@pytest.mark.both_homes
 def test_https_is_offered_by_http_3_where_the_service_takes_udp(servers: Servers) -> None:
     rig = servers.rig
     assert 'h3=":443"' in rig.secure("simple.example.com", "/status/200").headers["alt-svc"]
@@ -318,6 +313,7 @@ def test_https_is_offered_by_http_3_where_the_service_takes_udp(servers: Servers
 # --- new certificates ---
 
 
+@pytest.mark.both_homes
 def test_certificates_are_replaced_under_load_and_nobody_notices(servers: Servers) -> None:
     """By apply, and as Istio's task does it: delete, then create. Connections that stand go on; new ones see the new
     certificate; while there is no secret the last one serves."""

@@ -7,14 +7,13 @@ import contextlib
 import json
 import socket
 import ssl
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 
 import grpc
 import pytest
 from gateway_rig import (
     GATEWAY,
     Edge,
-    edge,
     forget,
     gateway,
     organization,
@@ -23,14 +22,7 @@ from gateway_rig import (
     virtual_service,
 )
 from google.protobuf.wrappers_pb2 import StringValue
-from mesh_rig import Mesh, eventually
-
-
-@pytest.fixture(scope="module")
-def rig(mesh: Mesh) -> Iterator[Edge]:
-    with edge(mesh) as made:
-        yield made
-
+from mesh_rig import eventually
 
 # --- hosts ---
 
@@ -81,6 +73,7 @@ def test_hosts_namespaces_and_redirects_on_the_plain_port(rig: Edge, new_namespa
 # --- other protocols ---
 
 
+@pytest.mark.both_homes
 def test_tcp_and_tls_that_ends_at_the_gateway(rig: Edge) -> None:
     tcp = "tcp: [{match: [{port: 31400}], route: [{destination: {host: tcp-echo, port: {number: 9000}}}]}]"
     ended = "tcp: [{route: [{destination: {host: tcp-echo, port: {number: 9000}}}]}]"
@@ -153,6 +146,7 @@ spec:
 """
 
 
+@pytest.mark.both_homes
 def test_tls_that_passes_through_ends_at_the_application(rig: Edge) -> None:
     by_name = (
         "tls: [{match: [{port: 443, sniHosts: [own.example.com]}], "
@@ -304,6 +298,7 @@ def test_by_passthrough_nobody_reaches_a_workload_in_the_gateway_s_name(rig: Edg
 # --- what stands before the gateway ---
 
 
+@pytest.mark.both_homes
 def test_proxies_before_the_gateway_are_believed_as_far_as_its_topology_says(rig: Edge) -> None:
     """One trusted proxy, and a load balancer that says by the PROXY protocol who called it."""
     config = "gatewayTopology: {numTrustedProxies: 1, proxyProtocol: {}, forwardClientCertDetails: FORWARD_ONLY}\n"

@@ -67,6 +67,7 @@ def rule(host: str, *paths: tuple[str, str, str, int]) -> str:
 EVERYTHING = ("/", "Prefix", "httpbin", 8000)
 
 
+@pytest.mark.both_homes
 def test_the_gateway_is_found_by_load_balancer_and_by_node_port(mesh: Mesh) -> None:
     assert find(mesh, "host") == mesh.gateway
     assert find(mesh, "name") == ""
@@ -76,6 +77,7 @@ def test_the_gateway_is_found_by_load_balancer_and_by_node_port(mesh: Mesh) -> N
         assert status_of(address, port, "any", "/productpage") in (200, 404)
 
 
+@pytest.mark.both_homes
 def test_the_load_balancer_may_have_a_name(mesh: Mesh, ns: str) -> None:
     """Then it is where the address was, and what Ingresses show."""
     service = ("service", "istio-ingressgateway", "-n", "istio-system")
@@ -95,6 +97,7 @@ def test_the_load_balancer_may_have_a_name(mesh: Mesh, ns: str) -> None:
     assert find(mesh, "host") == mesh.gateway
 
 
+@pytest.mark.both_homes
 def test_paths_classes_and_the_default_backend(mesh: Mesh, ns: str) -> None:
     to_httpbin = ("httpbin", 8000)
     ours = "apiVersion: networking.k8s.io/v1\nkind: IngressClass\nmetadata: {name: breeze}\nspec: {controller: %s}\n"
@@ -171,6 +174,7 @@ def test_of_several_ingresses_for_a_host_the_longest_path_wins(mesh: Mesh, ns: s
         mesh.kubectl("delete", "ingress", "older", "newer", "-n", ns)
 
 
+@pytest.mark.both_homes
 def test_tls_with_a_secret_beside_the_gateway(mesh: Mesh, ns: str, new_namespace: Callable[..., str]) -> None:
     authority = Authority()
     mesh.create(tls_secret("ingress-e2e", authority.issue("tls.example.com", "ingress")), "istio-system")

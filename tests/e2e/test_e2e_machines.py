@@ -126,6 +126,7 @@ def rig(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         yield made
 
 
+@pytest.mark.both_homes
 def test_it_is_registered_under_its_group(rig: Rig) -> None:
     entry = rig.entry()
     assert entry["spec"]["address"] == rig.machine.address
@@ -137,6 +138,7 @@ def test_it_is_registered_under_its_group(rig: Rig) -> None:
     assert (owner["kind"], owner["name"]) == ("WorkloadGroup", "legacy")
 
 
+@pytest.mark.both_homes
 def test_pods_call_it_and_it_calls_pods_each_knowing_the_other(rig: Rig) -> None:
     answer = eventually(lambda: rig.answers(f"http://legacy.{rig.where}/"))
     assert answer["machine"] == "legacy"
@@ -227,6 +229,7 @@ def started_again(rig: Rig) -> None:
     eventually(lambda: rig.answers(f"http://legacy.{rig.where}/"))
 
 
+@pytest.mark.both_homes
 def test_without_its_first_token_it_signs_in_with_its_certificate(rig: Rig) -> None:
     rig.machine.run("rm", "/var/run/secrets/tokens/istio-token")
     started_again(rig)

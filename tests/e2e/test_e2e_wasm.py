@@ -74,6 +74,7 @@ def rig(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         yield Rig(mesh, where, tmp_path_factory.mktemp("wasm"))
 
 
+@pytest.mark.both_homes
 @pytest.mark.parametrize("form", ["artifact", "oci", "docker"])
 def test_a_plugin_of_an_image_changes_real_answers(rig: Rig, form: str) -> None:
     digest = rig.push(rig.module("good"), f"header:{form}", form)

@@ -49,6 +49,7 @@ def requests_to(curl: Caller, service: str) -> list[str]:
 # --- outboundTrafficPolicy ---
 
 
+@pytest.mark.both_homes
 def test_what_the_mesh_does_not_know_is_let_out_and_learns_nothing_of_it(curl: Caller) -> None:
     seen = curl.until("http://httpbin.org/anything", status="200", host="httpbin.org")
     assert "x-meltem-peer" not in seen.headers
@@ -103,6 +104,7 @@ def _mesh_config(mesh: Mesh, text: str) -> None:
 # --- ServiceEntry ---
 
 
+@pytest.mark.both_homes
 @pytest.mark.parametrize("resolution", ["NONE", "STATIC", "DNS", "DNS_ROUND_ROBIN"])
 def test_a_service_entry_of_every_resolution(mesh: Mesh, curl: Caller, away: Outside, ns: str, resolution: str) -> None:
     endpoints = f"  endpoints: [{{address: {away.address}}}]\n" if resolution == "STATIC" else ""
@@ -117,6 +119,7 @@ def test_a_service_entry_of_every_resolution(mesh: Mesh, curl: Caller, away: Out
             assert curl.logged("outbound|443||www.cnn.com")
 
 
+@pytest.mark.both_homes
 def test_an_entry_inside_the_mesh_selects_pods(mesh: Mesh, curl: Caller, away: Outside, ns: str) -> None:
     """`workloadSelector`: the pods of httpbin under a name of their own; the call is the mesh's, mutual TLS and all."""
     text = entry(
@@ -138,6 +141,7 @@ def test_an_entry_inside_the_mesh_selects_pods(mesh: Mesh, curl: Caller, away: O
         eventually(told, 40)
 
 
+@pytest.mark.both_homes
 @pytest.mark.parametrize("resolution", ["NONE", "DYNAMIC_DNS"])
 def test_wildcard_hosts(mesh: Mesh, curl: Caller, ns: str, resolution: str) -> None:
     """Any name below: where the client's DNS sends it (NONE), or as the proxy finds by host or SNI (DYNAMIC_DNS)."""
@@ -213,6 +217,7 @@ def test_plain_requests_leave_with_tls(mesh: Mesh, curl: Caller, ns: str, creden
         curl.until("https://edition.cnn.com/politics", "-k", status="200", scheme="https", sni="edition.cnn.com")
 
 
+@pytest.mark.both_homes
 def test_plain_requests_leave_with_a_client_certificate(mesh: Mesh, curl: Caller, ns: str, credentials: None) -> None:
     with applied(mesh, ORIGINATE.replace("PORT", "8443").replace("MODE", "MUTUAL"), ns):
         curl.until(

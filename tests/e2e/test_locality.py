@@ -160,6 +160,7 @@ def test_shares(mesh: Mesh, ns: str, served: Callable[..., Counter[str]]) -> Non
         eventually(check, 40)
 
 
+@pytest.mark.both_homes
 def test_a_service_that_prefers_what_is_close(mesh: Mesh, ns: str, served: Callable[..., Counter[str]]) -> None:
     """`trafficDistribution` of the Service itself: no DestinationRule, no outlier detection."""
     patch = '{"spec":{"trafficDistribution":%s}}'

@@ -1,4 +1,5 @@
-"""What every cluster has beside its programs: CoreDNS, with the rights, labels and names that it has everywhere."""
+"""What every cluster has beside its programs: CoreDNS, with the rights, labels and names that it has everywhere, and
+with k3s' key `NodeHosts` for names of one's own."""
 
 from __future__ import annotations
 
@@ -16,6 +17,10 @@ _COREFILE = f"""
             pods insecure
             fallthrough in-addr.arpa ip6.arpa
             ttl 5
+        }}
+        hosts /etc/coredns/NodeHosts {{
+            reload 1s
+            fallthrough
         }}
         forward . /etc/resolv.conf
         cache 5
@@ -48,6 +53,7 @@ kind: ConfigMap
 metadata: {{name: coredns, namespace: kube-system}}
 data:
   Corefile: |{_COREFILE}
+  NodeHosts: ""
 ---
 apiVersion: apps/v1
 kind: Deployment
