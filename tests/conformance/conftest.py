@@ -160,7 +160,8 @@ def _stop(process: subprocess.Popen[bytes]) -> None:
 
 
 def _config(home: Path) -> ClusterConfig:
-    return ClusterConfig(name=f"t{uuid.uuid4().hex[:6]}", index=127, home=str(home), api_port=free_port())
+    name = f"t{uuid.uuid4().hex[:6]}"
+    return ClusterConfig(name=name, index=127, home=str(home), api_port=free_port(), ip_family="dual")
 
 
 def _local(home: Path) -> Iterator[Api]:
@@ -235,7 +236,7 @@ def _kube_flags(binary: str, config: ClusterConfig, etcd: str) -> list[str]:
     return [
         binary,
         f"--etcd-servers={etcd}",
-        f"--service-cluster-ip-range={config.service_cidr}",
+        f"--service-cluster-ip-range={','.join(config.service_cidrs)}",
         f"--secure-port={config.api_port}",
         "--bind-address=127.0.0.1",
         "--advertise-address=127.0.0.1",

@@ -67,6 +67,53 @@ def test_an_address_may_not_change(api: Any, ns: str) -> None:
     assert answer.status == 422
 
 
+_NO_POLICY = "must be 'RequireDualStack' or 'PreferDualStack' when multiple IP families are specified"
+
+
+@pytest.mark.parametrize(
+    ("spec", "wanted"),
+    [
+        ({}, ("SingleStack", ["IPv4"])),
+        ({"ipFamilies": ["IPv6"]}, ("SingleStack", ["IPv6"])),
+        ({"ipFamilyPolicy": "PreferDualStack"}, ("PreferDualStack", ["IPv4", "IPv6"])),
+        ({"ipFamilyPolicy": "RequireDualStack", "ipFamilies": ["IPv6"]}, ("RequireDualStack", ["IPv6", "IPv4"])),
+        ({"clusterIP": "fd00:10:191:2::77"}, ("SingleStack", ["IPv6"])),
+        ({"clusterIP": "None", "ipFamilyPolicy": "PreferDualStack"}, ("PreferDualStack", ["IPv4", "IPv6"])),
+        ({"clusterIP": "None", "selector": {}}, ("RequireDualStack", ["IPv4", "IPv6"])),
+        ({"ipFamilies": ["IPv4", "IPv6"]}, _NO_POLICY),
+        ({"ipFamilies": ["IPv4", "IPv4"], "ipFamilyPolicy": "PreferDualStack"}, "Duplicate value"),
+        ({"ipFamilies": ["IPv5"]}, 'supported values: "IPv4", "IPv6"'),
+        ({"ipFamilyPolicy": "Both"}, 'supported values: "PreferDualStack", "RequireDualStack", "SingleStack"'),
+        ({"clusterIPs": ["fd00:10:191:2::78"]}, "must be empty when `clusterIP` is not specified"),
+        ({"clusterIP": "fd00:10:191:2::78", "ipFamilies": ["IPv4"]}, "expected an IPv4 value as indicated by"),
+        ({"clusterIP": "fd00::1"}, "does not match the current range"),
+    ],
+    ids=str,
+)
+def test_ip_families_of_services(api: Any, ns: str, spec: dict[str, Any], wanted: tuple[str, list[str]] | str) -> None:
+    answer = api.post(services(ns), service("a", **spec))
+    if isinstance(wanted, str):
+        assert answer.status == 422 and wanted in answer.json["message"], answer.body
+        return
+    made = answer.json["spec"]
+    assert (made["ipFamilyPolicy"], made["ipFamilies"]) == wanted
+    if made["clusterIP"] != "None":
+        assert [("IPv6" if ":" in ip else "IPv4") for ip in made["clusterIPs"]] == wanted[1]
+        assert made["clusterIP"] == made["clusterIPs"][0]
+
+
+def test_a_service_takes_a_second_family_and_lets_it_go(api: Any, ns: str) -> None:
+    one = api.post(services(ns), service("a")).json["spec"]
+    two = api.patch(f"{services(ns)}/a", {"spec": {"ipFamilyPolicy": "PreferDualStack"}}).json["spec"]
+    assert two["ipFamilies"] == ["IPv4", "IPv6"] and two["clusterIPs"][0] == one["clusterIP"]
+    lost = api.patch(f"{services(ns)}/a", {"spec": {"ipFamilies": ["IPv4"], "clusterIPs": [one["clusterIP"]]}})
+    assert lost.status == 422 and "must be 'SingleStack' to release" in lost.json["message"]
+    back = api.patch(f"{services(ns)}/a", {"spec": {"ipFamilyPolicy": "SingleStack"}}).json["spec"]
+    assert back["ipFamilies"] == ["IPv4"] and back["clusterIPs"] == [one["clusterIP"]]
+    turned = api.patch(f"{services(ns)}/a", {"spec": {"ipFamilies": ["IPv6"]}})
+    assert turned.status == 422
+
+
 # Custom resources
 
 

@@ -154,8 +154,26 @@ class AgentSettings:
         return self.below("var/run/secrets/istio/root-cert.pem")
 
 
-def read_settings(environment: Mapping[str, str], flags: Flags, *, root: Path = Path("/")) -> AgentSettings:
-    """Raises UserError for a variable or file that cannot be used."""
+def own_address(version: int) -> str:
+    """The address of this IP version that this machine would use towards others, empty without one; nothing is sent."""
+    family, far = (socket.AF_INET6, "2001:db8::1") if version == 6 else (socket.AF_INET, "192.0.2.1")
+    try:
+        with socket.socket(family, socket.SOCK_DGRAM) as probe:
+            probe.connect((far, 9))
+            found = ipaddress.ip_address(cast("tuple[str, int]", probe.getsockname())[0])
+    except OSError:
+        return ""
+    return "" if found.is_loopback or found.is_link_local else str(found)
+
+
+def read_settings(
+    environment: Mapping[str, str],
+    flags: Flags,
+    *,
+    root: Path = Path("/"),
+    own_address: Callable[[int], str] = own_address,
+) -> AgentSettings:
+    """Raises UserError for a variable or file that cannot be used. `own_address`: of an IP version, 4 or 6."""
     env = _Environment(environment)
     proxy_config = read_proxy_config(environment, flags, root)
     for name, value in string_map_at(proxy_config, "proxyMetadata").items():
@@ -170,7 +188,7 @@ def read_settings(environment: Mapping[str, str], flags: Flags, *, root: Path = 
         pod_name=env.text("POD_NAME") or env.text("HOSTNAME") or socket.gethostname(),
         pod_namespace=env.text("POD_NAMESPACE", "default"),
         service_account=env.text("SERVICE_ACCOUNT", "default"),
-        instance_ips=_instance_ips(env),
+        instance_ips=_instance_ips(env, own_address),
         trust_domain=env.text("TRUST_DOMAIN", "cluster.local"),
         ca_address=env.text("CA_ADDR") or discovery,
         discovery_address=discovery,
@@ -319,7 +337,7 @@ class _Environment:
             raise UserError(f"must be {kind}, not {text[:80]!r}", where=f"environment variable {name}") from None
 
 
-def _instance_ips(env: _Environment) -> tuple[str, ...]:
+def _instance_ips(env: _Environment, own_address: Callable[[int], str]) -> tuple[str, ...]:
     found: list[str] = []
     for name in ("INSTANCE_IP", "INSTANCE_IPS"):
         for text in env.text(name).split(","):
@@ -331,17 +349,12 @@ def _instance_ips(env: _Environment) -> tuple[str, ...]:
                 raise UserError(f"{text[:60]!r} is no IP address", where=f"environment variable {name}") from None
             if address not in found:
                 found.append(address)
-    return tuple(found) or (_own_address(),)
-
-
-def _own_address() -> str:
-    """The address that this machine would use towards others; nothing is sent."""
-    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        try:
-            probe.connect(("192.0.2.1", 9))
-            return cast("tuple[str, int]", probe.getsockname())[0]
-        except OSError:
-            return "127.0.0.1"
+    if any(ipaddress.ip_address(a).is_loopback for a in found):
+        return tuple(found)
+    # Kubernetes tells a pod's primary address; where it has another family as well, that one is found here.
+    missing = [version for version in (4, 6) if not any((":" in a) == (version == 6) for a in found)]
+    found += [address for version in missing if (address := own_address(version))]
+    return tuple(found) or ("127.0.0.1",)
 
 
 def _labels(environment: Mapping[str, str], root: Path) -> dict[str, str]:

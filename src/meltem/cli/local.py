@@ -9,6 +9,7 @@ import click
 
 from meltem.cli.base import Duration, group, run_async, run_until_signal
 from meltem.local import up as local_up
+from meltem.local.config import IP_FAMILIES, IpFamily
 
 
 @group(help="Runs a whole cluster on this Linux machine: API server, controllers and one node, no container runtime.")
@@ -30,15 +31,32 @@ _name = click.option("--name", default=local_up.DEFAULT_NAME, show_default=True,
 \b
   # A second one beside it.
   istioctl local up --name other
+
+\b
+  # One whose pods and services have IPv4 and IPv6 addresses.
+  istioctl local up --name two --ip-family dual
 """,
 )
 @_name
 @click.option("--api-port", type=click.IntRange(1, 65535), default=None, help="Port of the API server on 127.0.0.1")
+@click.option(
+    "--ip-family",
+    type=click.Choice(IP_FAMILIES),
+    default=None,
+    help="Addresses that a new cluster's pods and services have  [default: ipv4]",
+)
 @click.option("--timeout", type=Duration(), default="1m0s", show_default=True, help="How long to wait for the node")
 @click.option("--no-context", is_flag=True, help="Leave your kubeconfig as it is")
-def up(name: str, api_port: int | None, timeout: float, no_context: bool) -> None:
+def up(name: str, api_port: int | None, ip_family: IpFamily | None, timeout: float, no_context: bool) -> None:
     config = run_async(
-        local_up.up(name, api_port=api_port or 0, timeout=timeout, merge_kubeconfig=not no_context, tell=click.echo)
+        local_up.up(
+            name,
+            api_port=api_port or 0,
+            ip_family=ip_family,
+            timeout=timeout,
+            merge_kubeconfig=not no_context,
+            tell=click.echo,
+        )
     )
     click.echo(f"✔ Cluster {name} is up: {config.api_url}")
     if no_context:

@@ -362,9 +362,13 @@ def _names_by_request(settings: networking.ClientTLS, options: api.http_protocol
 
 
 def _auto_mtls(message: C, view: ClusterView, options: api.http_protocol_options.HttpProtocolOptions) -> None:
-    """Mutual TLS to endpoints that are marked as taking it, plain to the others."""
+    """Mutual TLS to endpoints that are marked as taking it, plain to the others; an original destination has no mark,
+    but then all take it."""
     context = tls.mesh_client(view.default_sans, view.sni, _alpn(view, options))
     tls.with_defaults(context.common_tls_context, view.mesh.tls_defaults)
+    if view.resolution is Resolution.PASSTHROUGH:
+        message.transport_socket.CopyFrom(tls.socket(context))
+        return
     tls_match = api.struct([("tlsMode", "istio")])
     message.transport_socket_matches.add(name="tlsMode-istio", match=tls_match, transport_socket=tls.socket(context))
     message.transport_socket_matches.add(
@@ -433,7 +437,7 @@ def _inbound(view: InboundView, port: InboundPort) -> Resource:
         message.lb_policy = C.CLUSTER_PROVIDED
         if port.target and port.target != port.port:
             message.original_dst_lb_config.upstream_port_override.value = port.target
-        _bind_loopback(message, view.ipv4)
+        _bind_loopback(message, *(([4] if view.ipv4 else []) + ([6] if view.ipv6 else [])))
     options = _inbound_options(port)
     if view.http.preserve_case and (port.protocol.is_http or port.protocol is Protocol.AUTO):
         _preserve_case(options)
@@ -460,11 +464,13 @@ def _inbound_options(port: InboundPort) -> api.http_protocol_options.HttpProtoco
     return options
 
 
-def _bind_loopback(message: C, ipv4: bool) -> None:
-    """To the application from 127.0.0.6, so that the capture rules know it for the proxy's own and let it be."""
-    address = message.upstream_bind_config.source_address
-    address.address = "127.0.0.6" if ipv4 else "::6"
-    address.port_value = 0
+def _bind_loopback(message: C, *families: int) -> None:
+    """To the application from 127.0.0.6 or ::6, as the destination's family is, so that the capture rules know it for
+    the proxy's own and let it be."""
+    bind = message.upstream_bind_config
+    for index, family in enumerate(families):
+        address = bind.extra_source_addresses.add().address if index else bind.source_address
+        address.address, address.port_value = "::6" if family == 6 else "127.0.0.6", 0
 
 
 def _inbound_passthrough(view: InboundView, family: int) -> Resource:
@@ -477,7 +483,7 @@ def _inbound_passthrough(view: InboundView, family: int) -> Resource:
         circuit_breakers={"thresholds": [_thresholds(_default_pool(view.mesh), None)]},
     )
     message.metadata.filter_metadata["istio"]["name"] = name
-    _bind_loopback(message, family == 4)
+    _bind_loopback(message, family)
     options = api.http_protocol_options.HttpProtocolOptions(
         use_downstream_protocol_config={"http_protocol_options": {}, "http2_protocol_options": {}}
     )

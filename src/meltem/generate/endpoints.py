@@ -10,6 +10,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
+import msgspec
+
 from meltem import envoyapi as api
 from meltem.envoyapi import Resource
 from meltem.generate import locality
@@ -35,7 +37,7 @@ def assignment(
 ) -> Resource:
     """The endpoints of one cluster, as clients of the key's place see them. `port_name`: of the service's port; `seen`:
     how those of other networks are reached."""
-    chosen = seen([e for e in endpoints if _belongs(key, port_name, e)])
+    chosen = seen([_spoken(key, e) for e in endpoints if _belongs(key, port_name, e)])
     message = E.ClusterLoadAssignment(cluster_name=key.name)
     _groups(message, locality.arrange(chosen, client_of(key), Balance.of(key.balance)))
     return api.resource(api.ENDPOINT, key.name, message)
@@ -65,6 +67,14 @@ def _belongs(key: EndpointsKey, port_name: str, endpoint: Endpoint) -> bool:
     return not (key.cluster_local and key.cluster and endpoint.cluster != key.cluster)
 
 
+def _spoken(key: EndpointsKey, endpoint: Endpoint) -> Endpoint:
+    """The endpoint with those of its addresses that the client can call."""
+    if not endpoint.other_addresses or (key.ipv4 and key.ipv6):
+        return endpoint
+    found = [a for a in endpoint.addresses if (":" in a) == key.ipv6]
+    return msgspec.structs.replace(endpoint, address=(found or [endpoint.address])[0], other_addresses=())
+
+
 def _locality(where: api.endpoint_components.LocalityLbEndpoints, place: tuple[str, str, str]) -> None:
     region, zone, subzone = place
     where.locality.SetInParent()
@@ -80,6 +90,9 @@ def _endpoint(endpoint: Endpoint) -> LbEndpoint:
         socket = made.endpoint.address.socket_address
         socket.address = endpoint.address
         socket.port_value = endpoint.port
+    for other in endpoint.other_addresses:
+        one = made.endpoint.additional_addresses.add().address.socket_address
+        one.address, one.port_value = other, endpoint.port
     fields = made.metadata.filter_metadata
     if endpoint.mutual_tls:
         fields["envoy.transport_socket_match"]["tlsMode"] = "istio"

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 
+import msgspec
+
 from meltem.graph.model import Endpoint, Health, Service, ServiceKey, Workload
 from meltem.graph.workloads import locality_text, takes_mutual_tls
 from meltem.resources import core, networking
@@ -50,12 +52,27 @@ def from_slice(
         pod = workloads.get(target.name) if target is not None and target.kind == "Pod" else None
         if target is not None and target.kind == "Pod" and pod is None and not service.publish_not_ready:
             continue  # the pod is not known yet (or is gone): its identity would be a guess
+        others = _other_family(one.addresses[0], pod, service) if one.addresses else ()
+        if others and _version(others[0]) == service.first_family:
+            continue  # it is in the slice of that family, with both addresses
         for address in one.addresses[:1]:
             for port in endpoint_slice.ports:
                 if port.port is None or port.protocol == "UDP":
                     continue
-                found.append(_endpoint(address, port.port, port.name, cluster, one, pod, health, trust_domain, network))
+                made = _endpoint(address, port.port, port.name, cluster, one, pod, health, trust_domain, network)
+                found.append(msgspec.structs.replace(made, other_addresses=others) if others else made)
     return tuple(sorted(found, key=_order))
+
+
+def _other_family(address: str, pod: Workload | None, service: Service) -> tuple[str, ...]:
+    """The pod's address of the other IP family, where the service has both."""
+    if pod is None or not service.first_family:
+        return ()
+    return tuple(a for a in pod.addresses if _version(a) != _version(address))[:1]
+
+
+def _version(address: str) -> int:
+    return 6 if ":" in address else 4
 
 
 def _endpoint(
@@ -136,6 +153,7 @@ def from_workload(workload: Workload, service: Service, trust_domain: str, weigh
         found.append(
             Endpoint(
                 address=workload.addresses[0],
+                other_addresses=workload.addresses[1:2],
                 port=target,
                 service_port=port.name,
                 labels=workload.labels,

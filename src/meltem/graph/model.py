@@ -134,6 +134,8 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
     kubernetes: bool = True
     """From a Kubernetes Service; else from a ServiceEntry."""
     headless: bool = False
+    first_family: int = 0
+    """4 or 6: the first of a Kubernetes Service's two IP families; 0 where it has one."""
     labels: tuple[tuple[str, str], ...] = ()
     selector: tuple[tuple[str, str], ...] = ()
     created: str = ""
@@ -185,6 +187,8 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
 
     address: str
     """An IP, a DNS name, or a `unix://` path."""
+    other_addresses: tuple[str, ...] = ()
+    """Of the other IP family, where the service has both."""
     port: int
     service_port: str
     """Name of the service port that it serves."""
@@ -204,6 +208,10 @@ class Endpoint(msgspec.Struct, frozen=True, kw_only=True):
     workload: str = ""
     hostname: str = ""
     node: str = ""
+
+    @property
+    def addresses(self) -> tuple[str, ...]:
+        return (self.address, *self.other_addresses)
 
 
 class Workload(msgspec.Struct, frozen=True, kw_only=True):

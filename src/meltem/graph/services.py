@@ -71,6 +71,7 @@ def from_kubernetes(
         external=alias,
         export_to=resolve_export_to(annotations.get(EXPORT_TO, "").split(","), namespace, default_export),
         headless=service.headless,
+        first_family=(6 if spec.ip_families[0] == "IPv6" else 4) if len(spec.ip_families) > 1 else 0,
         labels=tuple(sorted(service.metadata.labels.items())),
         selector=tuple(sorted(spec.selector.items())),
         created=service.metadata.creation_timestamp,

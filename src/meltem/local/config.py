@@ -7,17 +7,27 @@ routes to the cluster's addresses by way of that veth.
 
     host 10.<64+index>.255.1 ──veth── 10.<64+index>.255.2 node ──bridge── pods 10.<64+index>.0.0/17
                                        services 10.<64+index>.128.0/18 · load balancers 10.<64+index>.192.0/24
+
+With IPv6 the same again under fd00:10:<64+index>::/48: link ffff::1 and ffff::2, pods 1::/112, services 2::/112, load
+balancers 3::/120. Of each list of addresses the first is of the cluster's primary family: IPv4 where it has both.
 """
 
 from __future__ import annotations
 
 import os
+from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Literal
 
 import msgspec
 
 NODE_NAME = "meltem"
 CLUSTER_DOMAIN = "cluster.local"
+
+IpFamily = Literal["ipv4", "ipv6", "dual"]
+IP_FAMILIES: tuple[IpFamily, ...] = ("ipv4", "ipv6", "dual")
+FAMILY_NAMES: dict[int, str] = {4: "IPv4", 6: "IPv6"}
+"""As Kubernetes writes them in `ipFamilies` and `addressType`."""
 
 
 class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,46 +39,90 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     """Directory of everything that is kept: `<root>/clusters/<name>`."""
     api_port: int = 6443
 
+    ip_family: IpFamily = "ipv4"
+
     @property
-    def _net(self) -> str:
-        return f"10.{64 + self.index}"
+    def versions(self) -> tuple[int, ...]:
+        """The cluster's families, 4 and 6, the primary one first."""
+        return {"ipv4": (4,), "ipv6": (6,), "dual": (4, 6)}[self.ip_family]
+
+    def _each(self, four: str, six: str) -> tuple[str, ...]:
+        texts = {4: f"10.{64 + self.index}.{four}", 6: f"fd00:10:{64 + self.index}:{six}"}
+        return tuple(texts[version] for version in self.versions)
+
+    @property
+    def pod_cidrs(self) -> tuple[str, ...]:
+        return self._each("0.0/17", "1::/112")
 
     @property
     def pod_cidr(self) -> str:
-        return f"{self._net}.0.0/17"
+        return self.pod_cidrs[0]
+
+    @property
+    def pod_gateways(self) -> tuple[str, ...]:
+        """The bridge's addresses in the node namespace; every pod's default routes."""
+        return self._each("0.1", "1::1")
 
     @property
     def pod_gateway(self) -> str:
-        """The bridge's address in the node namespace; every pod's default route."""
-        return f"{self._net}.0.1"
+        return self.pod_gateways[0]
+
+    def pod_addresses(self, address: str) -> tuple[str, ...]:
+        """All addresses of the pod (or node) that has this primary one: in each pod network it has the same number."""
+        if not address or address == self.node_ip:
+            return self.node_ips if address else ()
+        networks = [ip_network(cidr) for cidr in self.pod_cidrs]
+        number = int(ip_address(address)) - int(networks[0].network_address)
+        return tuple(str(network[number]) for network in networks)
+
+    @property
+    def service_cidrs(self) -> tuple[str, ...]:
+        return self._each("128.0/18", "2::/112")
 
     @property
     def service_cidr(self) -> str:
-        return f"{self._net}.128.0/18"
+        return self.service_cidrs[0]
 
     @property
     def kubernetes_ip(self) -> str:
         """ClusterIP of the `kubernetes` service."""
-        return f"{self._net}.128.1"
+        return self._each("128.1", "2::1")[0]
+
+    @property
+    def dns_ips(self) -> tuple[str, ...]:
+        """ClusterIPs of the `kube-dns` service in kube-system."""
+        return self._each("128.10", "2::a")
 
     @property
     def dns_ip(self) -> str:
-        """ClusterIP of the `kube-dns` service in kube-system."""
-        return f"{self._net}.128.10"
+        return self.dns_ips[0]
+
+    @property
+    def load_balancer_cidrs(self) -> tuple[str, ...]:
+        return self._each("192.0/24", "3::/120")
 
     @property
     def load_balancer_cidr(self) -> str:
-        return f"{self._net}.192.0/24"
+        return self.load_balancer_cidrs[0]
+
+    @property
+    def host_ips(self) -> tuple[str, ...]:
+        """The host's end of the veth."""
+        return self._each("255.1", "ffff::1")
 
     @property
     def host_ip(self) -> str:
-        """The host's end of the veth; the API server listens here and on 127.0.0.1."""
-        return f"{self._net}.255.1"
+        """Where the API server listens, besides 127.0.0.1."""
+        return self.host_ips[0]
+
+    @property
+    def node_ips(self) -> tuple[str, ...]:
+        """The node's end of the veth: the Node's InternalIPs; node ports answer here."""
+        return self._each("255.2", "ffff::2")
 
     @property
     def node_ip(self) -> str:
-        """The node's end of the veth: the Node's InternalIP; node ports answer here."""
-        return f"{self._net}.255.2"
+        return self.node_ips[0]
 
     @property
     def node_netns(self) -> str:
@@ -78,6 +132,11 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def host_veth(self) -> str:
         return f"mltm{self.index}"
+
+    @property
+    def inner_api_url(self) -> str:
+        """The API server as the node's network sees it."""
+        return f"https://{url_host(self.host_ip)}:{self.api_port}"
 
     @property
     def api_url(self) -> str:
@@ -114,6 +173,11 @@ class ClusterConfig(msgspec.Struct, frozen=True, kw_only=True):
     def pods(self) -> Path:
         """Per-pod directories: volumes, overlay layers, container logs."""
         return self.path / "pods"
+
+
+def url_host(address: str) -> str:
+    """An address as it stands in URLs and before a port: IPv6 in brackets."""
+    return f"[{address}]" if ":" in address else address
 
 
 def default_root() -> Path:

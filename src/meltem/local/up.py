@@ -24,7 +24,7 @@ import msgspec
 
 from meltem.errors import ApiError, EnvironmentError_, MeltemError, UserError
 from meltem.local import supervisor, userconfig
-from meltem.local.config import NODE_NAME, ClusterConfig, default_root, load_cluster, save_cluster
+from meltem.local.config import NODE_NAME, ClusterConfig, IpFamily, default_root, load_cluster, save_cluster
 
 DEFAULT_NAME = "local"
 FIRST_PORT = 6443
@@ -151,9 +151,11 @@ def _routed_networks() -> set[int]:
     return found
 
 
-def prepare(name: str, api_port: int = 0, root: Path | None = None) -> ClusterConfig:
+def prepare(
+    name: str, api_port: int = 0, root: Path | None = None, *, ip_family: IpFamily | None = None
+) -> ClusterConfig:
     """The cluster's configuration, keys and kubeconfig: found, or made. A cluster that does not run moves to another
-    port when its own is taken by now, or when `api_port` says so."""
+    port when its own is taken by now, or when `api_port` says so; its addresses stay as they were made."""
     from meltem.local.apiserver.pki import ensure_pki, write_kubeconfig
 
     home = home_of(name, root)
@@ -162,32 +164,44 @@ def prepare(name: str, api_port: int = 0, root: Path | None = None) -> ClusterCo
         ports = {c.port for c in others.values()}
         try:
             config = load_cluster(home)
+            _same_family(config, ip_family)
             moved = api_port if api_port and api_port != config.api_port else 0
             if not supervisor.running(config) and (moved or not _is_free(config.api_port)):
                 config = msgspec.structs.replace(config, api_port=_free_port(moved, ports))
         except FileNotFoundError:
             index = _free_index({c.index for c in others.values()})
-            config = ClusterConfig(name=name, index=index, home=str(home), api_port=_free_port(api_port, ports))
+            port, family = _free_port(api_port, ports), ip_family or "ipv4"
+            config = ClusterConfig(name=name, index=index, home=str(home), api_port=port, ip_family=family)
         save_cluster(config)
         claims[config.home] = Claim(config.index, config.api_port)
     ensure_pki(config)
     write_kubeconfig(config, config.kubeconfig)
-    inside = f"https://{config.host_ip}:{config.api_port}"
     write_kubeconfig(config, config.path / "controllers.kubeconfig", "controllers")
-    write_kubeconfig(config, config.path / "node.kubeconfig", "node", server=inside)
+    write_kubeconfig(config, config.path / "node.kubeconfig", "node", server=config.inner_api_url)
     return config
 
 
-def check_machine(home: Path) -> None:
+def _same_family(config: ClusterConfig, wanted: IpFamily | None) -> None:
+    if wanted is not None and wanted != config.ip_family:
+        raise UserError(
+            f"cluster {config.name} was made with {config.ip_family}, which cannot be changed to {wanted}",
+            where="--ip-family",
+            remedy=f"Choose another name, or remove it first: `istioctl local down --name {config.name} --purge`.",
+        )
+
+
+def check_machine(home: Path, ip_family: IpFamily | None = None) -> None:
     """Raises EnvironmentError_ naming everything that is missing, each with its remedy."""
     if sys.platform != "linux":
         raise EnvironmentError_(
             f"a local cluster needs Linux (network namespaces); this is {sys.platform}",
             remedy="Use a Linux machine or virtual machine, or any Kubernetes cluster with `istioctl install`.",
         )
-    from meltem.local.node.preflight import preflight
+    from meltem.local.node.preflight import Problem, preflight
 
     problems = [p for p in preflight(home) if p.fatal]
+    if ip_family in ("ipv6", "dual") and not Path("/proc/sys/net/ipv6").is_dir():
+        problems.append(Problem("IPv6 is off in its kernel", "Boot without ipv6.disable=1, or leave --ip-family out."))
     if problems:
         what = "this machine lacks what a local cluster needs:\n" + "\n".join(f"  - {p.what}" for p in problems)
         raise EnvironmentError_(what, remedy="\n".join(dict.fromkeys(p.remedy for p in problems)))
@@ -200,14 +214,15 @@ async def up(
     name: str,
     *,
     api_port: int = 0,
+    ip_family: IpFamily | None = None,
     timeout: float = 60.0,
     merge_kubeconfig: bool = True,
     tell: Callable[[str], None] = lambda _line: None,
 ) -> ClusterConfig:
     """Returns when the API server answers and the node is Ready."""
     home = home_of(name)
-    check_machine(home)
-    config = prepare(name, api_port)
+    check_machine(home, ip_family)
+    config = prepare(name, api_port, ip_family=ip_family)
     if supervisor.running(config):
         tell(f"Cluster {name} is already running.")
     else:

@@ -43,7 +43,7 @@ def entry(view: Outbound, service: Service) -> DnsEntry | None:
         return None
     addresses = tuple(a for a in addresses_of(view.scope, target) if not is_network(a))
     if target.headless:
-        found = {e.address for e in view.endpoints_of(target) if valid_ip(e.address)}
+        found = {a for e in view.endpoints_of(target) for a in e.addresses if valid_ip(a)}
         addresses = tuple(sorted(found))[:MAX_ADDRESSES]
     addresses = tuple(a for a in addresses if (view.scope.ipv6 if ":" in a else view.scope.ipv4))
     if not addresses:

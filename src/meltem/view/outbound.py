@@ -88,6 +88,8 @@ def _cluster(
     in_cluster = resolution in (Resolution.DNS, Resolution.DNS_ROUND_ROBIN)
     labels = tuple(sorted(subset.labels.items())) if subset is not None else ()
     auto = (held is None or held.tls is None) and view.auto_mtls and not service.external
+    if auto and resolution is Resolution.PASSTHROUGH:
+        auto = _all_take_mutual_tls(view, service, port)
     endpoints: tuple[Endpoint, ...] = ()
     if in_cluster:
         endpoints = tuple(
@@ -112,7 +114,7 @@ def _cluster(
         subset=subset.name if subset is not None else "",
         policy=held,
         policy_source=f"{rule.namespace}/{rule.name}" if rule is not None else "",
-        auto_mtls=auto and resolution is not Resolution.PASSTHROUGH,
+        auto_mtls=auto,
         default_sans=sans,
         sni=f"outbound_.{port.number}_.{subset.name if subset is not None else ''}_.{service.hostname}",
         endpoints=endpoints,
@@ -142,7 +144,16 @@ def _cluster(
         node=view.scope.node if service.internal_local or _NODE in ranking else "",
         node_local=service.internal_local,
         cluster_local=service.cluster_local,
+        ipv4=view.scope.ipv4 or not view.scope.ipv6,
+        ipv6=view.scope.ipv6,
     )
+
+
+def _all_take_mutual_tls(view: Outbound, service: Service, port: Port) -> bool:
+    """Where the caller picks the endpoint by its address there is nothing to tell one from another: all of them take
+    mutual TLS, or none is offered it."""
+    endpoints = [e for e in view.endpoints_of(service) if e.service_port == port.name]
+    return bool(endpoints) and all(e.mutual_tls for e in endpoints)
 
 
 def _with_mesh_defaults(held: networking.TrafficPolicy | None, mesh: MeshOptions) -> networking.TrafficPolicy | None:

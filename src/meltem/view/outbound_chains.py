@@ -54,7 +54,7 @@ def chains(
         subnets = tuple(a for a in addresses_of(scope, service) if is_network(a))
         own = own_addresses(scope, service) if everywhere == scope.wildcard and scope.capture else ()
         if service.headless and service.kubernetes and scope.capture and (place is None or not place.bind):
-            own = tuple(sorted({e.address for e in view.endpoints_of(service)}))
+            own = tuple(sorted({a for e in view.endpoints_of(service) for a in e.addresses}))
         tcp = list(_tcp_chains(view, service, port, routings, subnets))
         if port.protocol is Protocol.AUTO:
             for address in own or (everywhere,):

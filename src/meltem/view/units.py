@@ -81,7 +81,7 @@ class ClusterView(Unit, frozen=True, kw_only=True):
     policy_source: str = ""
     """`namespace/name` of the DestinationRule."""
     auto_mtls: bool = False
-    """No TLS settings given: mutual TLS with endpoints that take it."""
+    """No TLS settings given: mutual TLS with endpoints that take it (PASSTHROUGH: and all of them do)."""
     default_sans: tuple[str, ...] = ()
     """SANs to accept where the rule names none."""
     sni: str = ""
@@ -149,6 +149,9 @@ class EndpointsKey(msgspec.Struct, frozen=True, cache_hash=True):
     node_local: bool = False
     """Only endpoints of that node."""
     cluster_local: bool = False
+    ipv4: bool = True
+    ipv6: bool = False
+    """Families that the client speaks."""
 
 
 class WeightedCluster(Unit, frozen=True, kw_only=True):

@@ -18,7 +18,7 @@ POD = {"POD_NAME": "reviews-1", "POD_NAMESPACE": "shop", "INSTANCE_IP": "10.0.0.
 
 
 def settings(tmp_path: Path, flags: Flags | None = None, **environment: str) -> AgentSettings:
-    return read_settings({**POD, **environment}, flags or Flags(), root=tmp_path)
+    return read_settings({**POD, **environment}, flags or Flags(), root=tmp_path, own_address=lambda _version: "")
 
 
 def test_the_node_is_what_istiod_expects(tmp_path: Path) -> None:
@@ -126,6 +126,18 @@ def test_envoys_command_line(tmp_path: Path) -> None:
     line = arguments(settings(tmp_path, PROXY_CONFIG=config), Path("/b.json"))
     assert dict(itertools.pairwise(line))["--file-flush-interval-msec"] == "250"
     assert dict(itertools.pairwise(line))["--file-flush-min-size-kb"] == "16"
+
+
+def test_the_address_of_the_other_family_is_found_where_the_machine_has_one() -> None:
+    def addresses(told: str, **own: str) -> tuple[str, ...]:
+        environment = {**POD, "INSTANCE_IP": told}
+        return read_settings(environment, Flags(), own_address=lambda version: own.get(f"v{version}", "")).instance_ips
+
+    assert addresses("10.0.0.7", v4="10.0.0.7", v6="fd00::7") == ("10.0.0.7", "fd00::7")
+    assert addresses("fd00::7", v4="10.0.0.7", v6="fd00::7") == ("fd00::7", "10.0.0.7"), "the pod's primary one first"
+    assert addresses("10.0.0.7", v4="10.0.0.7") == ("10.0.0.7",)
+    assert addresses("127.0.0.1", v6="fd00::7") == ("127.0.0.1",), "a proxy on loopback stays there"
+    assert addresses("") == ("127.0.0.1",)
 
 
 @pytest.mark.parametrize(("text", "value"), [("5s", 5), ("1h30m", 5400), ("250ms", 0.25), ("0", 0), ("1.5s", 1.5)])

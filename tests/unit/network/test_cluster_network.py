@@ -213,6 +213,24 @@ def test_name_servers_are_read_from_resolv_conf(tmp_path) -> None:  # type: igno
     assert name_servers(tmp_path / "missing") == []
 
 
+def test_of_a_service_with_two_families_each_table_serves_its_own() -> None:
+    config = ClusterConfig(name="t", index=0, home="/nowhere", ip_family="dual")
+    two = service(clusterIPs=["10.64.128.5", "fd00:10:64:2::5"], type="NodePort")
+    two["spec"]["ports"] = [{"name": "http", "port": 80, "protocol": "TCP", "nodePort": 30080}]  # type: ignore[index, call-overload]
+    six: JsonObject = {**slice_of(endpoint("fd00:10:64:1::2"), endpoint("fd00:10:64:1::3")), "addressType": "IPv6"}
+    plan = make_plan(config, [two], [slice_of(endpoint("10.64.0.2")), six], (), 6)
+    chosen = rules(plan, "fd00:10:64:2::5 . tcp . 80")
+    assert "dnat ip6 to numgen random mod 2 map { 0 : fd00:10:64:1::2 . 8080, 1 : fd00:10:64:1::3 . 8080 }" in chosen
+    assert not any("10.64." in line for line in script_for(None, plan).splitlines())
+    assert "tcp . 30080" in plan.elements["nodeports"]
+    four = make_plan(config, [two], [slice_of(endpoint("10.64.0.2")), six])
+    assert "dnat ip to 10.64.0.2:8080" in rules(four)
+    single = service(clusterIP="fd00:10:64:2::6")
+    alone = make_plan(config, [single], [{**slice_of(endpoint("fd00:10:64:1::2")), "addressType": "IPv6"}], (), 6)
+    assert "dnat ip6 to [fd00:10:64:1::2]:8080" in rules(alone, "fd00:10:64:2::6 . tcp . 80")
+    assert not make_plan(config, [single], []).elements["unserved"], "not the business of the other table"
+
+
 def pod(uid: str, *ports: JsonObject, created: str = "2026-01-01T00:00:00Z", **status: Json) -> JsonObject:
     return {
         "metadata": {"name": uid, "namespace": "default", "uid": uid, "creationTimestamp": created},
@@ -223,7 +241,7 @@ def pod(uid: str, *ports: JsonObject, created: str = "2026-01-01T00:00:00Z", **s
 
 def test_a_host_port_leads_to_the_pod_that_runs_and_had_it_first() -> None:
     marks: list[int] = []
-    ports = HostPorts(CONFIG.node_ip, lambda: marks.append(1))
+    ports = HostPorts(CONFIG.node_ips, lambda: marks.append(1))
     web: JsonObject = {"containerPort": 8080, "hostPort": 80}
     ports.replace([pod("a", web), pod("none"), pod("late", web, created="2026-01-02T00:00:00Z", podIP="10.64.0.3")])
     plan = make_plan(CONFIG, [], [], ports)
@@ -240,7 +258,7 @@ def test_a_host_port_leads_to_the_pod_that_runs_and_had_it_first() -> None:
 
 
 def test_a_host_port_of_another_address_is_not_of_the_node() -> None:
-    ports = HostPorts(CONFIG.node_ip, lambda: None)
+    ports = HostPorts(CONFIG.node_ips, lambda: None)
     ports.upsert(pod("a", {"containerPort": 1, "hostPort": 1, "hostIP": "192.0.2.1"}))
     ports.upsert(pod("b", {"containerPort": 2, "hostPort": 2, "hostIP": CONFIG.node_ip, "protocol": "UDP"}))
     assert list(make_plan(CONFIG, [], [], ports).elements["hostports"]) == ["udp . 2"]

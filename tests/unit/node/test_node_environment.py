@@ -53,7 +53,7 @@ POD: JsonObject = {
 
 
 def context(sources: FakeSources | None = None, services: list[JsonObject] | None = None) -> Context:
-    addresses = fields.Addresses(pod_ip="10.64.0.2", host_ip="10.64.255.2")
+    addresses = fields.Addresses(pod_ips=("10.64.0.2", "fd00:10:64:1::2"), host_ips=("10.64.255.2",))
     return Context(POD, addresses, fields.Capacity(4, 8 << 30), sources or FakeSources(), services or [])
 
 
@@ -77,6 +77,7 @@ async def test_values_from_fields_resources_and_config_maps() -> None:
         "resources": {"limits": {"cpu": "250m", "memory": "64Mi"}},
         "env": [
             {"name": "IP", "valueFrom": {"fieldRef": {"fieldPath": "status.podIP"}}},
+            {"name": "IPS", "valueFrom": {"fieldRef": {"fieldPath": "status.podIPs"}}},
             {"name": "APP", "valueFrom": {"fieldRef": {"fieldPath": "metadata.labels['app']"}}},
             {"name": "CPU", "valueFrom": {"resourceFieldRef": {"resource": "limits.cpu"}}},
             {"name": "MEM", "valueFrom": {"resourceFieldRef": {"resource": "limits.memory", "divisor": "1Mi"}}},
@@ -88,6 +89,7 @@ async def test_values_from_fields_resources_and_config_maps() -> None:
     sources = FakeSources({"cm": {"k": b"v", "not a name": b"left out"}})
     result = await environment(container, Image(match=()), context(sources))
     assert (result["IP"], result["APP"], result["CPU"], result["MEM"]) == ("10.64.0.2", "web", "1", "64")
+    assert result["IPS"] == "10.64.0.2,fd00:10:64:1::2"
     assert (result["K"], result["X_k"]) == ("v", "v")
     assert "NONE" not in result
     assert "X_not a name" not in result

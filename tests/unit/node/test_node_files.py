@@ -35,8 +35,9 @@ def test_dns_policy_none_is_dns_config_alone() -> None:
 
 def test_hosts_has_the_pods_name_subdomain_and_aliases() -> None:
     spec = pod(hostname="h", subdomain="s", hostAliases=[{"ip": "9.9.9.9", "hostnames": ["a", "b"]}])
-    lines = dns.hosts_file(spec, "10.67.0.5").splitlines()
+    lines = dns.hosts_file(spec, ["10.67.0.5", "fd00:10:67:1::5"]).splitlines()
     assert "10.67.0.5\th.s.shop.svc.cluster.local\th" in lines
+    assert "fd00:10:67:1::5\th.s.shop.svc.cluster.local\th" in lines
     assert "9.9.9.9\ta\tb" in lines
 
 

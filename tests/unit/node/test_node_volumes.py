@@ -39,7 +39,8 @@ class Sources:
 
 def request(sources: Sources, **spec: object) -> Request:
     pod: JsonObject = {"metadata": {"name": "p", "namespace": "n", "labels": {"a": 'q"'}}, "spec": {**spec}}  # type: ignore[dict-item]
-    return Request(pod, fields.Addresses("10.0.0.2", "10.0.0.1"), fields.Capacity(2, 1 << 30), sources, ManualClock())
+    addresses = fields.Addresses(("10.0.0.2",), ("10.0.0.1",))
+    return Request(pod, addresses, fields.Capacity(2, 1 << 30), sources, ManualClock())
 
 
 async def test_a_projected_volume_joins_its_sources_and_wants_its_token_renewed() -> None:

@@ -6,7 +6,12 @@ program's own words and what to do where the kernel refuses.
 
 from __future__ import annotations
 
+import errno
+import fcntl
+import os
 import shutil
+import socket
+import struct
 import subprocess
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,6 +23,8 @@ from meltem.errors import EnvironmentError_
 
 TIMEOUT = 30.0
 _PREFIX = {4: "ip", 6: "ip6"}
+_SET_ADDRESS, _DELETE_ADDRESS = 0x8916, 0x8936
+"""SIOCSIFADDR and SIOCDIFADDR with a struct in6_ifreq (netdevice(7))."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +70,8 @@ def apply(config: CaptureConfig, *, nft: bool) -> None:
         else:
             _restore(version, wanted)
         _policy_routing(config, version, present=config.tproxy)
+        if version == 6:
+            _own_loopback(present=True)
 
 
 def clean_up(config: CaptureConfig, tools: Tools) -> None:
@@ -74,6 +83,7 @@ def clean_up(config: CaptureConfig, tools: Tools) -> None:
         if tools.nft:
             _run(["nft", "-f", "-"], nft_text.removal_input(version), optional=True)
         _policy_routing(config, version, present=False)
+    _own_loopback(present=False)
 
 
 def preview(config: CaptureConfig, *, nft: bool) -> str:
@@ -114,6 +124,21 @@ def _policy_routing(config: CaptureConfig, version: int, *, present: bool) -> No
         _run([*base, "route", "replace", *route], "")
     else:
         _run([*base, "route", "del", *route], "", optional=True)
+
+
+def _own_loopback(*, present: bool) -> None:
+    """Envoy calls the application from ::6, which loopback must have: of IPv4 it has all of 127.0.0.0/8 anyway."""
+    request = struct.pack("16sIi", socket.inet_pton(socket.AF_INET6, "::6"), 128, socket.if_nametoindex("lo"))
+    try:
+        with socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as control:
+            fcntl.ioctl(control, _SET_ADDRESS if present else _DELETE_ADDRESS, request)
+    except OSError as error:
+        if not present or error.errno == errno.EEXIST:
+            return
+        reason = os.strerror(error.errno or 0)
+        raise EnvironmentError_(
+            f"::6 could not be added to the interface lo: {reason}", remedy=_remedy(reason)
+        ) from None
 
 
 def _run(command: Sequence[str], text: str, *, optional: bool = False) -> str:

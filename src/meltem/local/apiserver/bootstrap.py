@@ -11,7 +11,7 @@ from meltem.clock import rfc3339
 from meltem.local.apiserver.core import Core
 from meltem.local.apiserver.rbac_defaults import default_rbac
 from meltem.local.apiserver.storage import Entry, Key
-from meltem.local.config import ClusterConfig
+from meltem.local.config import FAMILY_NAMES, ClusterConfig
 from meltem.objects import Json, JsonObject, copy_object, ensure_object, name_of, namespace_of, object_at
 
 NAMESPACES = ("default", "kube-system", "kube-public", "kube-node-lease")
@@ -71,7 +71,7 @@ def _service(config: ClusterConfig) -> JsonObject:
             "clusterIP": config.kubernetes_ip,
             "clusterIPs": [config.kubernetes_ip],
             "internalTrafficPolicy": "Cluster",
-            "ipFamilies": ["IPv4"],
+            "ipFamilies": [FAMILY_NAMES[config.versions[0]]],
             "ipFamilyPolicy": "SingleStack",
             "ports": [port],
             "sessionAffinity": "None",
@@ -89,7 +89,7 @@ def _slice(config: ClusterConfig) -> JsonObject:
             "namespace": "default",
             "labels": {"kubernetes.io/service-name": "kubernetes"},
         },
-        "addressType": "IPv4",
+        "addressType": FAMILY_NAMES[config.versions[0]],
         "endpoints": [{"addresses": [config.host_ip], "conditions": {"ready": True}}],
         "ports": [{"name": "https", "port": config.api_port, "protocol": "TCP"}],
     }

@@ -50,7 +50,7 @@ class PlainEndpoints:
             case "/version":
                 return respond_object(version_info())
             case "/.well-known/openid-configuration":
-                uri = f"https://{self._config.host_ip}:{self._config.api_port}/openid/v1/jwks"
+                uri = f"{self._config.inner_api_url}/openid/v1/jwks"
                 return respond_object(openid_configuration(uri))
             case "/openid/v1/jwks":
                 return respond(encode(self._tokens.public_keys()), media="application/jwk-set+json")

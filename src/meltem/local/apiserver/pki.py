@@ -59,8 +59,8 @@ def serving_names(config: ClusterConfig) -> tuple[str, ...]:
         f"kubernetes.default.svc.{CLUSTER_DOMAIN}",
         "localhost",
         "127.0.0.1",
-        config.host_ip,
-        config.node_ip,
+        *config.host_ips,
+        *config.node_ips,
         config.kubernetes_ip,
     )
 

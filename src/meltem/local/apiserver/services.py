@@ -10,10 +10,22 @@ from __future__ import annotations
 import ipaddress
 import random
 
+from meltem.local.apiserver.families import settle
 from meltem.local.apiserver.schema.fielderrors import FieldError, invalid
 from meltem.local.apiserver.storage import Store
-from meltem.local.config import ClusterConfig
-from meltem.objects import Json, JsonObject, ensure_object, int_at, name_of, objects_at, str_at, strings_at, uid_of
+from meltem.local.config import FAMILY_NAMES, ClusterConfig
+from meltem.objects import (
+    Json,
+    JsonObject,
+    ensure_object,
+    int_at,
+    name_of,
+    object_at,
+    objects_at,
+    str_at,
+    strings_at,
+    uid_of,
+)
 
 NODE_PORTS = range(30000, 32768)
 
@@ -21,7 +33,7 @@ NODE_PORTS = range(30000, 32768)
 class ServiceAllocator:
     def __init__(self, store: Store, config: ClusterConfig) -> None:
         self._store = store
-        self._network = ipaddress.IPv4Network(config.service_cidr)
+        self._networks = {FAMILY_NAMES[n.version]: n for n in map(ipaddress.ip_network, config.service_cidrs)}
 
     def prepare(self, obj: JsonObject, old: JsonObject | None) -> None:
         """Fills addresses and ports in place; other kinds are left alone. Raises Invalid."""
@@ -34,8 +46,10 @@ class ServiceAllocator:
         if kind == "ExternalName":
             self._release(spec, before)
             return
-        self._families(spec)
-        self._address(obj, spec, before, others)
+        errors = settle(spec, object_at(before, "spec") if before is not None else None, [*self._networks])
+        if errors:
+            raise invalid("", "Service", name_of(obj), errors)
+        self._addresses(obj, spec, before, others)
         self._ports(obj, spec, kind, before, others)
 
     def _release(self, spec: JsonObject, before: JsonObject | None) -> None:
@@ -47,31 +61,25 @@ class ServiceAllocator:
         for port in objects_at(spec, "ports"):
             port.pop("nodePort", None)
 
-    def _families(self, spec: JsonObject) -> None:
-        policy = str_at(spec, "ipFamilyPolicy") or "SingleStack"
-        families = strings_at(spec, "ipFamilies") or ["IPv4"]
-        spec["ipFamilyPolicy"] = policy
-        spec["ipFamilies"] = [*families]
-
-    def _address(self, obj: JsonObject, spec: JsonObject, before: JsonObject | None, others: list[JsonObject]) -> None:
-        address = str_at(spec, "clusterIP") or next(iter(strings_at(spec, "clusterIPs")), "")
-        if not address and before is not None:
-            address = str_at(before, "spec", "clusterIP")
-        dual = "IPv6" in strings_at(spec, "ipFamilies") or str_at(spec, "ipFamilyPolicy") == "RequireDualStack"
-        if dual and address != "None":
-            why = 'Invalid value: "IPv6": not configured on this cluster'
-            raise _refused(obj, "spec.ipFamilies[0]", "FieldValueInvalid", why)
-        if address == "None":
-            spec["clusterIP"], spec["clusterIPs"] = "None", ["None"]
+    def _addresses(
+        self, obj: JsonObject, spec: JsonObject, before: JsonObject | None, others: list[JsonObject]
+    ) -> None:
+        """One cluster IP for each family, those that are there kept."""
+        given, own = strings_at(spec, "clusterIPs"), strings_at(before, "spec", "clusterIPs") if before else []
+        if given == ["None"]:
             return
-        used = {str_at(o, "spec", "clusterIP") for o in others}
-        if not address:
-            address = self._free_address(obj, used)
-        else:
-            self._check_address(obj, address, used, str_at(before, "spec", "clusterIP") if before else "")
-        spec["clusterIP"], spec["clusterIPs"] = address, [address]
+        used = {ip for other in others for ip in strings_at(other, "spec", "clusterIPs")}
+        found: list[Json] = []
+        for index, family in enumerate(strings_at(spec, "ipFamilies")):
+            if index < len(given):
+                self._check_address(obj, family, given[index], used, own[index] if index < len(own) else "")
+                found.append(str(ipaddress.ip_address(given[index])))
+            else:
+                found.append(self._free_address(obj, family, used))
+        spec["clusterIP"], spec["clusterIPs"] = found[0], found
 
-    def _check_address(self, obj: JsonObject, address: str, used: set[str], own: str) -> None:
+    def _check_address(self, obj: JsonObject, family: str, address: str, used: set[str], own: str) -> None:
+        """May the Service have this one? `own` is what it has now."""
         field = "spec.clusterIPs"
         if address == own:
             return
@@ -79,29 +87,24 @@ class ServiceAllocator:
             raise _refused(
                 obj, field + "[0]", "FieldValueInvalid", f'Invalid value: ["{address}"]: may not change once set'
             )
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            raise _refused(
-                obj, field + "[0]", "FieldValueInvalid", f'Invalid value: "{address}": must be a valid IP address'
-            ) from None
-        if parsed not in self._network:
+        if ipaddress.ip_address(address) not in self._networks[family]:
             why = f"failed to allocate IP {address}: the provided network does not match the current range"
             raise _refused(obj, field, "FieldValueInvalid", f'Invalid value: ["{address}"]: {why}')
-        if address in used:
+        if str(ipaddress.ip_address(address)) in used:
             why = f"failed to allocate IP {address}: provided IP is already allocated"
             raise _refused(obj, field, "FieldValueInvalid", f'Invalid value: ["{address}"]: {why}')
 
-    def _free_address(self, obj: JsonObject, used: set[str]) -> str:
+    def _free_address(self, obj: JsonObject, family: str, used: set[str]) -> str:
         """A random one of the upper part of the range: the lower part is for addresses that people choose."""
-        size = self._network.num_addresses
+        network = self._networks[family]
+        size = network.num_addresses
         reserved = min(max(16, size // 16), 256)
         for _ in range(100):
-            address = str(self._network[random.randrange(reserved, size - 1)])
+            address = str(network[random.randrange(reserved, size - 1)])
             if address not in used:
                 return address
-        for host in self._network.hosts():
-            if str(host) not in used and host != self._network[1]:
+        for host in network.hosts():
+            if str(host) not in used and host != network[1]:
                 return str(host)
         raise _refused(obj, "spec.clusterIPs", "FieldValueInvalid", "failed to allocate a serviceIP: range is full")
 

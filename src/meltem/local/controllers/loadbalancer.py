@@ -1,10 +1,10 @@
-"""Addresses for Services of type LoadBalancer, out of the cluster's `load_balancer_cidr`.
+"""Addresses for Services of type LoadBalancer, out of the cluster's `load_balancer_cidrs`.
 
 In: Services. Out: `status.loadBalancer.ingress` with an IP that the host can reach (mode VIP: the cluster network's
-rules answer it). `spec.loadBalancerIP` is honoured when it is inside the range and free; addresses are given again only
-after their Service let go. With none left, an event on the Service says so. As with clouds whose load balancers have
-names, the annotation `meltem.io/load-balancer-hostname` puts a name in front of the address; that it resolves is up to
-who gives it.
+rules answer it); a Service of two families gets one of each. `spec.loadBalancerIP` is honoured when it is inside the
+range and free; addresses are given again only after their Service let go. With none left, an event on the
+Service says so. As with clouds whose load balancers have names, the annotation `meltem.io/load-balancer-hostname` puts
+a name in front of the address; that it resolves is up to who gives it.
 """
 
 from __future__ import annotations
@@ -15,12 +15,24 @@ import re
 from meltem.kube.resource_types import SERVICES
 from meltem.kube.store import Key, key_of
 from meltem.kube.workqueue import WorkQueue
+from meltem.local.config import FAMILY_NAMES
 from meltem.local.controllers.runtime import Context, is_deleting
-from meltem.objects import Json, JsonObject, annotations_of, copy_object, name_of, object_at, objects_at, str_at
+from meltem.objects import (
+    Json,
+    JsonObject,
+    annotations_of,
+    copy_object,
+    name_of,
+    object_at,
+    objects_at,
+    str_at,
+    strings_at,
+)
 
 HOSTNAME = "meltem.io/load-balancer-hostname"
 _NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 _CLASSES = ("", "meltem/local")
+_Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 
 class LoadBalancerController:
@@ -51,25 +63,31 @@ class LoadBalancerController:
                 status["loadBalancer"] = {}
                 await self._ctx.update_status(SERVICES, service, status)
             return
-        ip = self._choose(service)
-        if not ip:
+        chosen = [ip for network in self._networks(service) if (ip := self._choose(service, network))]
+        if not chosen:
             return
         name = annotations_of(service).get(HOSTNAME, "")
         if name and not _NAME.fullmatch(name):
-            message = f"annotation {HOSTNAME}: {name!r} is no host name; only the address {ip} is given"
+            message = f"annotation {HOSTNAME}: {name!r} is no host name; only the address {chosen[0]} is given"
             self._ctx.events.event(service, "Warning", "SyncLoadBalancerFailed", message)
             name = ""
         named: list[Json] = [{"hostname": name}] if name else []
-        status["loadBalancer"] = {"ingress": [*named, {"ip": ip, "ipMode": "VIP"}]}
+        status["loadBalancer"] = {"ingress": [*named, *({"ip": ip, "ipMode": "VIP"} for ip in chosen)]}
         if status["loadBalancer"] != object_at(service, "status", "loadBalancer"):
             await self._ctx.update_status(SERVICES, service, status)
-            self._ctx.events.event(service, "Normal", "EnsuredLoadBalancer", f"Ensured load balancer at {ip}")
+            message = f"Ensured load balancer at {', '.join(chosen)}"
+            self._ctx.events.event(service, "Normal", "EnsuredLoadBalancer", message)
 
-    def _choose(self, service: JsonObject) -> str:
-        network = ipaddress.ip_network(self._ctx.config.load_balancer_cidr)
+    def _networks(self, service: JsonObject) -> list[_Network]:
+        """Of each of the Service's families the range to take from."""
+        known = {FAMILY_NAMES[n.version]: n for n in map(ipaddress.ip_network, self._ctx.config.load_balancer_cidrs)}
+        families = strings_at(service, "spec", "ipFamilies") or [*known][:1]
+        return [known[family] for family in families if family in known]
+
+    def _choose(self, service: JsonObject, network: _Network) -> str:
         taken = {ip for other in self._services if key_of(other) != key_of(service) for ip in addresses(other)}
         wish = str_at(service, "spec", "loadBalancerIP")
-        if wish:
+        if wish and (len(self._networks(service)) == 1 or (":" in wish) == (network.version == 6)):
             why = _refusal(wish, network, taken)
             if why:
                 self._ctx.events.event(service, "Warning", "SyncLoadBalancerFailed", why)
@@ -97,7 +115,7 @@ def _wants(service: JsonObject) -> bool:
     )
 
 
-def _refusal(wish: str, network: ipaddress.IPv4Network | ipaddress.IPv6Network, taken: set[str]) -> str:
+def _refusal(wish: str, network: _Network, taken: set[str]) -> str:
     try:
         ip = ipaddress.ip_address(wish)
     except ValueError:

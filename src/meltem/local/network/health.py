@@ -5,7 +5,7 @@ In: port to number of local endpoints. Out: an HTTP server on each port; 200 whi
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from types import TracebackType
 
 import structlog
@@ -17,8 +17,8 @@ log = structlog.stdlib.get_logger(__name__)
 class HealthPorts:
     """Use as an async context manager; `update` opens, changes and closes ports."""
 
-    def __init__(self, address: str) -> None:
-        self._address = address
+    def __init__(self, addresses: Sequence[str]) -> None:
+        self._addresses = tuple(addresses)
         self._counts: dict[int, int] = {}
         self._runners: dict[int, web.AppRunner] = {}
 
@@ -48,7 +48,8 @@ class HealthPorts:
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         try:
-            await web.TCPSite(runner, self._address, port).start()
+            for address in self._addresses:
+                await web.TCPSite(runner, address, port).start()
         except OSError as error:
             log.warning("a health-check node port cannot be opened", port=port, error=str(error))
             await runner.cleanup()

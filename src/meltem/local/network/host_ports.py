@@ -25,10 +25,10 @@ class HostPort(msgspec.Struct, frozen=True, order=True):
 
 
 class HostPorts:
-    """A sink of pods. `node_ip`: the address that a `hostIP` may name."""
+    """A sink of pods. `node_ips`: the addresses that a `hostIP` may name."""
 
-    def __init__(self, node_ip: str, changed: Callable[[], None]) -> None:
-        self._addresses = ("", "0.0.0.0", "::", node_ip)
+    def __init__(self, node_ips: Sequence[str], changed: Callable[[], None]) -> None:
+        self._addresses = ("", "0.0.0.0", "::", *node_ips)
         self._changed = changed
         self._by_pod: dict[str, tuple[HostPort, ...]] = {}
 
@@ -56,16 +56,15 @@ class HostPorts:
         self._changed()
 
     def _of(self, pod: JsonObject) -> tuple[HostPort, ...]:
-        ip = str_at(pod, "status", "podIP")
-        if not ip or ":" in ip or str_at(pod, "status", "phase") in ("Succeeded", "Failed"):
-            return ()
-        if bool_at(pod, "spec", "hostNetwork"):
-            return ()  # it listens on the node itself
+        if bool_at(pod, "spec", "hostNetwork") or str_at(pod, "status", "phase") in ("Succeeded", "Failed"):
+            return ()  # the former listens on the node itself
         created = str_at(pod, "metadata", "creationTimestamp")
+        listed = [str_at(item, "ip") for item in objects_at(pod, "status", "podIPs")]
         return tuple(
             HostPort(created, protocol, number, ip, target)
             for address, protocol, number, target in wanted(pod)
-            if address in self._addresses
+            for ip in listed or [str_at(pod, "status", "podIP")]
+            if ip and address in self._addresses and (not address or (":" in address) == (":" in ip))
         )
 
 

@@ -1,8 +1,8 @@
 """Puts a `Plan` into the kernel: one atomic `nft -f -` with only what changed.
 
-In: plans, one after the other. Out: the table `ip meltem` of the network namespace that this process is in. The first
-plan replaces whatever an earlier process left; later ones keep what did not change, so that session affinity and
-counters live on. Raises EnvironmentError_ when nft is missing or refuses.
+In: plans, one after the other. Out: the table `meltem`, of the plan's family, in the network namespace of this
+process. The first plan replaces whatever an earlier process left; later ones keep what did not change, so that session
+affinity and counters live on. Raises EnvironmentError_ when nft is missing or refuses.
 """
 
 from __future__ import annotations
@@ -17,9 +17,10 @@ _SYSTEM_PATH = "/usr/local/sbin:/usr/sbin:/sbin:/usr/bin:/bin"
 
 
 class Table:
-    """The kernel's table and what we last wrote into it."""
+    """The kernel's table of one family (`ip`, `ip6`) and what we last wrote into it."""
 
-    def __init__(self) -> None:
+    def __init__(self, family: str = "ip") -> None:
+        self._family = family
         self._current: Plan | None = None
 
     async def apply(self, plan: Plan) -> bool:
@@ -40,51 +41,52 @@ class Table:
         return True
 
     async def remove(self) -> None:
-        await _nft(f"add table ip {TABLE}\ndelete table ip {TABLE}\n")
+        await _nft(f"add table {self._family} {TABLE}\ndelete table {self._family} {TABLE}\n")
         self._current = None
 
 
 def script_for(current: Plan | None, plan: Plan) -> str:
     """The nft commands that lead from one plan to the next; from None they start with an empty table."""
     lines: list[str] = []
+    table = f"{plan.family} {TABLE}"
     if current is None:
-        lines += [f"add table ip {TABLE}", f"delete table ip {TABLE}", f"add table ip {TABLE}"]
+        lines += [f"add table {table}", f"delete table {table}", f"add table {table}"]
         current = Plan(chains={}, declarations={}, elements={}, flows={}, health={})
     for name, declaration in plan.declarations.items():
         if name not in current.declarations:
             what, _, body = declaration.partition(" ")
-            lines.append(f"add {what} ip {TABLE} {name} {body}")
+            lines.append(f"add {what} {table} {name} {body}")
     # All chains first: rules and elements refer to them.
     for name in plan.chains:
         if name not in current.chains:
             hook = f" {{ {HOOKS[name]} }}" if name in HOOKS else ""
-            lines.append(f"add chain ip {TABLE} {name}{hook}")
+            lines.append(f"add chain {table} {name}{hook}")
     for name, rules in plan.chains.items():
         before = current.chains.get(name)
         if before == rules:
             continue
         if before is not None:
-            lines.append(f"flush chain ip {TABLE} {name}")
-        lines += [f"add rule ip {TABLE} {name} {rule}" for rule in rules]
+            lines.append(f"flush chain {table} {name}")
+        lines += [f"add rule {table} {name} {rule}" for rule in rules]
     for name in plan.elements:
-        lines += _element_changes(name, current.elements.get(name, {}), plan.elements[name])
+        lines += _element_changes(table, name, current.elements.get(name, {}), plan.elements[name])
     stale = [name for name in current.chains if name not in plan.chains]
-    lines += [f"flush chain ip {TABLE} {name}" for name in stale]
-    lines += [f"delete chain ip {TABLE} {name}" for name in stale]
+    lines += [f"flush chain {table} {name}" for name in stale]
+    lines += [f"delete chain {table} {name}" for name in stale]
     for name, declaration in current.declarations.items():
         if name not in plan.declarations:
-            lines.append(f"delete {declaration.partition(' ')[0]} ip {TABLE} {name}")
+            lines.append(f"delete {declaration.partition(' ')[0]} {table} {name}")
     return "\n".join(lines) + "\n" if lines else ""
 
 
-def _element_changes(name: str, before: dict[str, str], after: dict[str, str]) -> list[str]:
+def _element_changes(table: str, name: str, before: dict[str, str], after: dict[str, str]) -> list[str]:
     gone = [key for key, value in before.items() if after.get(key) != value]
     new = [f"{key} : {value}" if value else key for key, value in after.items() if before.get(key) != value]
     lines: list[str] = []
     if gone:
-        lines.append(f"delete element ip {TABLE} {name} {{ {', '.join(gone)} }}")
+        lines.append(f"delete element {table} {name} {{ {', '.join(gone)} }}")
     if new:
-        lines.append(f"add element ip {TABLE} {name} {{ {', '.join(new)} }}")
+        lines.append(f"add element {table} {name} {{ {', '.join(new)} }}")
     return lines
 
 

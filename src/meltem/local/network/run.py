@@ -20,7 +20,7 @@ from meltem.kube.client import KubeClient
 from meltem.kube.reflector import Reflector
 from meltem.kube.resource_types import CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, PODS, SERVICES
 from meltem.kube.store import Store
-from meltem.local.config import CLUSTER_DOMAIN, ClusterConfig
+from meltem.local.config import CLUSTER_DOMAIN, FAMILY_NAMES, ClusterConfig
 from meltem.local.network import hosts
 from meltem.local.network.conntrack import forget, stale_frontends
 from meltem.local.network.dns_server import DnsServer
@@ -63,7 +63,7 @@ async def run(
     rules = ServiceRules(config, services, slices)
     reflectors.append(Reflector(client, PODS, rules.host_ports))
     await add_address(config.dns_ip)
-    networks = (config.pod_cidr, config.service_cidr, config.load_balancer_cidr)
+    networks = (*config.pod_cidrs, *config.service_cidrs, *config.load_balancer_cidrs)
     upstream = Upstream(resolv_conf, host_network=host_network)
     zone = Zone(CLUSTER_DOMAIN, networks, services, slices, namespaces, hosts.HostNames(own_names))
     server = DnsServer(zone, upstream)
@@ -91,10 +91,10 @@ class ServiceRules:
         self._config = config
         self._services = services
         self._slices = slices
-        self._table = Table()
-        self._health = HealthPorts(config.node_ip)
+        self._tables = {v: Table("ip6" if v == 6 else "ip") for v in config.versions}
+        self._health = HealthPorts(config.node_ips)
         self._changed = asyncio.Event()
-        self.host_ports = HostPorts(config.node_ip, self._changed.set)
+        self.host_ports = HostPorts(config.node_ips, self._changed.set)
         """A sink of pods."""
         self.ready = asyncio.Event()
 
@@ -108,9 +108,12 @@ class ServiceRules:
                 await self._changed.wait()
                 # Whatever comes while nft runs is taken together in the next round.
                 self._changed.clear()
-                plan = make_plan(self._config, self._services, self._slices, self.host_ports)
+                plans = {
+                    v: make_plan(self._config, self._services, self._slices, self.host_ports, v) for v in self._tables
+                }
                 try:
-                    await self._table.apply(plan)
+                    for version, plan in plans.items():
+                        await self._tables[version].apply(plan)
                 except EnvironmentError_ as error:
                     if not self.ready.is_set():
                         raise
@@ -118,9 +121,10 @@ class ServiceRules:
                     await asyncio.sleep(_RETRY_SECONDS)
                     self._changed.set()
                     continue
-                await forget(stale_frontends(flows, plan.flows) if self.ready.is_set() else {})
-                flows = plan.flows
-                await self._health.update(plan.health)
+                now = {frontend: found for plan in plans.values() for frontend, found in plan.flows.items()}
+                await forget(stale_frontends(flows, now) if self.ready.is_set() else {})
+                flows = now
+                await self._health.update({port: n for plan in plans.values() for port, n in plan.health.items()})
                 self.ready.set()
 
     def _mark(self, _old: JsonObject | None, _new: JsonObject | None) -> None:
@@ -131,7 +135,7 @@ async def add_address(address: str) -> None:
     """Gives this network namespace's loopback the DNS address; again is fine."""
     try:
         process = await asyncio.create_subprocess_exec(
-            program("ip"), "address", "replace", f"{address}/32", "dev", "lo",
+            program("ip"), "address", "replace", f"{address}/{128 if ':' in address else 32}", "dev", "lo",
             stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE,
         )  # fmt: skip
     except OSError as error:
@@ -182,7 +186,7 @@ async def _announce(config: ClusterConfig, client: KubeClient) -> None:
                 "endpointslice.kubernetes.io/managed-by": "meltem-network",
             },
         },
-        "addressType": "IPv4",
+        "addressType": FAMILY_NAMES[config.versions[0]],
         "endpoints": [{"addresses": [config.node_ip], "conditions": {"ready": True}}],
         "ports": [{"name": name, "port": _DNS_PORT, "protocol": protocol} for name, protocol in ports],
     }

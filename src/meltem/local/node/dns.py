@@ -5,6 +5,7 @@ In: the pod, its address, the cluster's configuration. Out: their text, as the k
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 
 from meltem.local.config import CLUSTER_DOMAIN, ClusterConfig
@@ -21,7 +22,7 @@ def hostname(pod: JsonObject) -> str:
     return full if full and bool_at(pod, "spec", "setHostnameAsFQDN") else short
 
 
-def hosts_file(pod: JsonObject, address: str) -> str:
+def hosts_file(pod: JsonObject, addresses: Sequence[str]) -> str:
     if bool_at(pod, "spec", "hostNetwork"):
         lines = ["# Kubernetes-managed hosts file (host network).", _read(Path("/etc/hosts")).rstrip("\n")]
     else:
@@ -35,7 +36,7 @@ def hosts_file(pod: JsonObject, address: str) -> str:
             "fe00::0\tip6-mcastprefix",
             "fe00::1\tip6-allnodes",
             "fe00::2\tip6-allrouters",
-            "\t".join(part for part in (address, full, short) if part),
+            *("\t".join(part for part in (address, full, short) if part) for address in addresses),
         ]
     aliases = objects_at(pod, "spec", "hostAliases")
     if aliases:

@@ -27,8 +27,10 @@ _UNITS = {
 
 
 class Addresses(msgspec.Struct, frozen=True):
-    pod_ip: str
-    host_ip: str
+    """The primary ones first."""
+
+    pod_ips: tuple[str, ...]
+    host_ips: tuple[str, ...]
 
 
 class Capacity(msgspec.Struct, frozen=True):
@@ -71,10 +73,10 @@ def field(pod: JsonObject, path: str, addresses: Addresses) -> str:
             return str_at(pod, "spec", "nodeName") or NODE_NAME
         case "spec.serviceAccountName":
             return str_at(pod, "spec", "serviceAccountName", default="default")
-        case "status.podIP" | "status.podIPs":
-            return addresses.pod_ip
-        case "status.hostIP" | "status.hostIPs":
-            return addresses.host_ip
+        case "status.podIP" | "status.hostIP":
+            return next(iter(addresses.pod_ips if path == "status.podIP" else addresses.host_ips), "")
+        case "status.podIPs" | "status.hostIPs":
+            return ",".join(addresses.pod_ips if path == "status.podIPs" else addresses.host_ips)
         case _:
             raise InvalidResource(f"fieldPath {path!r} is not supported")
 

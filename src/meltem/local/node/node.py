@@ -109,7 +109,7 @@ def node_kubeconfig(config: ClusterConfig, *, patience: float = _SERVER_PATIENCE
     while not (own.exists() or config.kubeconfig.exists()) and time.monotonic() < deadline:
         time.sleep(0.05)
     found = load_kubeconfig(str(own if own.exists() else config.kubeconfig))
-    return msgspec.structs.replace(found, server=f"https://{config.host_ip}:{config.api_port}")
+    return msgspec.structs.replace(found, server=config.inner_api_url)
 
 
 async def run_node(config: ClusterConfig, kubeconfig: KubeConfig, *, ready: Callable[[], None] | None = None) -> None:

@@ -105,8 +105,12 @@ class PodContext:
 
     @property
     def addresses(self) -> fields.Addresses:
-        own = self.node.config.node_ip
-        return fields.Addresses(pod_ip=self.sandbox_record.ip, host_ip=own)
+        return fields.Addresses(pod_ips=self.ips, host_ips=self.node.config.node_ips)
+
+    @property
+    def ips(self) -> tuple[str, ...]:
+        """The pod's addresses, the primary one first; none before it has its sandbox."""
+        return self.node.config.pod_addresses(self.sandbox_record.ip)
 
     @property
     def sandbox(self) -> Sandbox:

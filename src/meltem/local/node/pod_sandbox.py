@@ -57,7 +57,7 @@ def _fill(context: PodContext, alive: bool) -> None:
         paths.shm.mkdir(parents=True, exist_ok=True)
         linux.mount("shm", str(paths.shm), "tmpfs", linux.MS_NOSUID | linux.MS_NODEV, "mode=1777,size=67108864")
     texts = {
-        "hosts": dns.hosts_file(context.pod, record.ip),
+        "hosts": dns.hosts_file(context.pod, context.ips),
         "hostname": dns.hostname(context.pod) + "\n",
         "resolv.conf": dns.resolv_conf(context.pod, config),
     }

@@ -79,7 +79,7 @@ class Registration(msgspec.Struct, frozen=True):
                 "labels": _labels(),
                 "annotations": {"volumes.kubernetes.io/controller-managed-attach-detach": "false"},
             },
-            "spec": {"podCIDR": self.config.pod_cidr, "podCIDRs": [self.config.pod_cidr]},
+            "spec": {"podCIDR": self.config.pod_cidr, "podCIDRs": [*self.config.pod_cidrs]},
         }
 
     async def _write_status(self, node: JsonObject) -> JsonObject:
@@ -95,7 +95,8 @@ class Registration(msgspec.Struct, frozen=True):
         }
         return {
             "addresses": [
-                {"type": "InternalIP", "address": self.config.node_ip},
+                {"$patch": "replace"},  # else merged by type, of which two may be alike
+                *({"type": "InternalIP", "address": ip} for ip in self.config.node_ips),
                 {"type": "Hostname", "address": NODE_NAME},
             ],
             "capacity": amounts,

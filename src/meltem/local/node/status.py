@@ -21,12 +21,12 @@ def pod_status(context: PodContext) -> JsonObject:
     containers = objects_at(pod, "spec", "containers")
     phase = _phase(context, inits, containers)
     now = rfc3339(context.node.clock.now())
-    host_ip = context.node.config.node_ip
+    host_ips = context.node.config.node_ips
     status: JsonObject = {
         "phase": phase,
         "conditions": _conditions(context, phase, inits, containers, now),
-        "hostIP": host_ip,
-        "hostIPs": [{"ip": host_ip}],
+        "hostIP": host_ips[0],
+        "hostIPs": [{"ip": ip} for ip in host_ips],
         "startTime": rfc3339(record.started),
         "qosClass": quality(pod),
         "containerStatuses": [_container(context, c, Kind.APP) for c in containers],
@@ -41,7 +41,7 @@ def pod_status(context: PodContext) -> JsonObject:
     if record.ip:
         status["podIP"] = record.ip
         # A list that is merged by address: without this a pod that was started anew would keep its former ones.
-        status["podIPs"] = [{"$patch": "replace"}, {"ip": record.ip}]
+        status["podIPs"] = [{"$patch": "replace"}, *({"ip": ip} for ip in context.ips)]
     return status
 
 
