@@ -350,9 +350,12 @@ def _varint(value: int) -> bytes:
 
 def pack(content: message.Message) -> any_pb2.Any:
     """`Any` with Envoy's usual type URL."""
-    return any_pb2.Any(
-        type_url=PREFIX + content.DESCRIPTOR.full_name, value=content.SerializeToString(deterministic=True)
-    )
+    return any_pb2.Any(type_url=type_url(content), value=content.SerializeToString(deterministic=True))
+
+
+def type_url(content: message.Message) -> str:
+    """Envoy's usual one."""
+    return PREFIX + content.DESCRIPTOR.full_name
 
 
 def unpack(packed: any_pb2.Any) -> message.Message:

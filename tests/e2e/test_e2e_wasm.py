@@ -50,12 +50,6 @@ class Rig:
         )  # fmt: skip
         return int(text.split()[1]), text
 
-    def anew(self) -> None:
-        """Callers and servers without connections from before: those may end where they began, in a chain of old."""
-        names = ("deploy/httpbin", "deploy/curl")
-        self.mesh.kubectl("rollout", "restart", *names, "-n", self.where)
-        self.mesh.rolled_out("httpbin", "curl", namespace=self.where)
-
     def answers(self, code: int, header: str = "") -> None:
         status, text = self.call()
         assert status == code, text
@@ -107,7 +101,6 @@ def test_a_module_that_cannot_be_had(rig: Rig) -> None:
 
 
 def test_a_module_that_breaks_at_every_request(rig: Rig) -> None:
-    rig.anew()
     eventually(lambda: rig.answers(200))
     rig.push(rig.module("broken", "--broken"), "broken:v1", "artifact")
     url = f"oci://{rig.registry}/broken:v1"

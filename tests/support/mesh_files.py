@@ -6,6 +6,7 @@ Used by the golden cases, by property tests and by hand.
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import cast
@@ -15,11 +16,17 @@ from google.protobuf import any_pb2, json_format
 from meltem import envoyapi as api
 from meltem import yamlio
 from meltem.engine import Engine
+from meltem.graph.inputs import FAILED
 from meltem.objects import Json, JsonObject
+from meltem.resources import extensions
 from meltem.resources.mesh import parse_meshconfig
 from meltem.resources.parse import parse
 from meltem.validate import envoy_check
 from meltem.view.proxy import Proxy, ProxyKind
+from meltem.view.selection import as_plugin, module_name
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "samples" / "wasm" / "src"))
+import plugin as sample_plugin
 
 CLUSTER = "Kubernetes"
 TYPES = {
@@ -29,6 +36,7 @@ TYPES = {
     "routes": api.ROUTE,
     "virtualhosts": api.VIRTUAL_HOST,
     "secrets": api.SECRET,
+    "extensions": api.EXTENSION_CONFIG,
 }
 _MESSAGES = {
     api.CLUSTER: api.cluster.Cluster,
@@ -37,6 +45,7 @@ _MESSAGES = {
     api.ROUTE: api.route.RouteConfiguration,
     api.VIRTUAL_HOST: api.route_components.VirtualHost,
     api.SECRET: api.tls_secret.Secret,
+    api.EXTENSION_CONFIG: api.extension.TypedExtensionConfig,
 }
 CLUSTER_SCOPED = {"Node", "Namespace", "IngressClass"}
 
@@ -60,6 +69,17 @@ def put(engine: Engine, document: Json) -> None:
         cast(JsonObject, cast(JsonObject, document)["metadata"])["namespace"] = namespace
         resource = parse(document)
     engine.inputs.by_kind[resource.kind].set((CLUSTER, namespace, resource.name), resource)
+    plugin = as_plugin(resource) if isinstance(resource, extensions.TrafficExtension) else resource
+    if isinstance(plugin, extensions.WasmPlugin) and plugin.spec.url.startswith("https:") and plugin.spec.sha256:
+        known_module(engine, (namespace, module_name(plugin)), plugin.spec.sha256)  # as if it had been fetched
+
+
+def known_module(engine: Engine, plugin: tuple[str, str], sha256: str, code: bytes = b"") -> None:
+    """The plugin's module is there (the sample's, unless `code` is given); `FAILED`: it cannot be had."""
+    with engine.graph.transaction():
+        engine.inputs.wasm_modules.set(plugin, sha256)
+        if sha256 != FAILED:
+            engine.inputs.wasm_code.set(sha256, code or sample_plugin.module())
 
 
 def sidecar(name: str, namespace: str, ip: str, labels: Mapping[str, str], **more: object) -> Proxy:

@@ -141,11 +141,8 @@ def ready_handler(ready: Callable[[], bool]) -> Callable[[web.Request], Awaitabl
     return handle
 
 
-def monitoring_application(
-    registry: CollectorRegistry, version: str, modules: Callable[[web.Request], Awaitable[web.StreamResponse]]
-) -> web.Application:
-    """`/metrics`, `/version`, and the Wasm modules of proxies under `/wasm/<sha256>` (whoever knows the checksum may
-    read them)."""
+def monitoring_application(registry: CollectorRegistry, version: str) -> web.Application:
+    """`/metrics` and `/version`."""
 
     async def metrics(_request: web.Request) -> web.StreamResponse:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -155,7 +152,6 @@ def monitoring_application(
 
     application = web.Application()
     application.add_routes([web.get("/metrics", metrics), web.get("/version", version_text)])
-    application.add_routes([web.get("/wasm/{checksum}", modules)])
     return application
 
 

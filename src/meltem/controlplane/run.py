@@ -343,11 +343,7 @@ class ControlPlane:
             )
             admin.add_routes(debug.routes())
         await stack.enter_async_context(http.serve(admin, address(flags.http), "debugging"))
-        monitoring = http.monitoring_application(self._registry, __version__, self.wasm.serve)
-        if (at := address(flags.monitoring)) is not None:
-            with self.engine.graph.transaction():
-                origin = f"http://istiod{settings.suffix}.{self._namespace}.svc:{at[1]}"
-                self.engine.inputs.wasm_server.set("", origin)
+        monitoring = http.monitoring_application(self._registry, __version__)
         await stack.enter_async_context(http.serve(monitoring, address(flags.monitoring), "metrics"))
 
     async def _grpc(self, authority: Authority, serving: Serving) -> list[GrpcServer]:

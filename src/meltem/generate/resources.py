@@ -17,7 +17,7 @@ from meltem.envoyapi import Resource
 from meltem.generate import clusters, dns, endpoints, gateway, inbound, names, outbound, routes, secrets
 from meltem.generate import patches as patching
 from meltem.generate.bundle import Bundles, Group, GroupKey
-from meltem.generate.filters import jwt
+from meltem.generate.filters import jwt, wasm
 from meltem.generate.patched import Patched, Unpatched
 from meltem.graph.inputs import ResourceKey
 from meltem.graph.mesh import Mesh
@@ -33,6 +33,7 @@ from meltem.view.selection import fetch_clusters
 from meltem.view.units import (
     ClusterView,
     EndpointsKey,
+    ExtensionView,
     GatewayListenerView,
     InboundView,
     OutboundListenerView,
@@ -105,6 +106,7 @@ class Resources:
             "gateway listeners": Shared(GatewayListenerView, lambda v: (gateway.listener(v),)),
             "routes": Shared(RouteConfigView, lambda v: (routes.route_configuration(v),)),
         }
+        self._extension: TupleMemo[tuple[_Keyed, bytes], Resource] = TupleMemo(_make_extension)
         self._virtual_host: TupleMemo[tuple[str, _Keyed], Resource] = TupleMemo(_make_virtual_host)
         self.patch_problems: Collection[ResourceKey, tuple[patching.Problem, ...]] = self.graph.derive(
             "patch problems",
@@ -149,6 +151,8 @@ class Resources:
             *self._endpoints(),
             secrets.gateway_secrets(views, self.mesh),
             graph.derive("clusters of filters", views.scope_filters, self._fetched),
+            graph.derive("extensions", views.scope_filters, self._extensions),
+            graph.derive("inbound extensions", views.inbound, lambda r, k, v: self._extensions(r, k, v.filters)),
             secrets.client_secrets(views, self.mesh),
         ]
         for part in parts:
@@ -167,6 +171,16 @@ class Resources:
         """Clusters through which keys and modules are fetched from outside the mesh."""
         made = Made(tuple(jwt.fetch_cluster(n, ipv4=scope.ipv4, ipv6=scope.ipv6) for n in fetch_clusters(filters)))
         return self._keyed(scope, made)
+
+    def _extensions(self, reader: Reader, group: Group, filters: Filters) -> Mapping[GroupKey, Resource]:
+        """What Wasm filters are configured with; their places are in listeners."""
+        found: list[Resource] = []
+        for module in filters.wasm:
+            code = reader.get(self.mesh.inputs.wasm_code, module.sha256) or b""
+            found.extend(
+                self._extension((_Keyed(ExtensionView(module=msgspec.structs.replace(module, ports=()))), code))
+            )
+        return self._keyed(group, Made(tuple(found)))
 
     def _clusters(self, reader: Reader, key: tuple[Scope, str], unit: ClusterUnit) -> Mapping[GroupKey, Resource]:
         return self._of_scope(key[0], self.generators["clusters"](unit.view))
@@ -316,6 +330,14 @@ def _make_virtual_host(key: tuple[str, _Keyed]) -> tuple[Resource, ...]:
     if not isinstance(unit, VirtualHostView):
         raise TypeError("expected VirtualHostView")
     return (routes.virtual_host_resource(route, unit),)
+
+
+def _make_extension(key: tuple[_Keyed, bytes]) -> tuple[Resource, ...]:
+    keyed, code = key
+    unit = keyed.unit
+    if not isinstance(unit, ExtensionView):
+        raise TypeError("expected ExtensionView")
+    return (wasm.extension(unit.module, code),)
 
 
 def _inbound_resources(view: InboundView) -> tuple[Resource, ...]:

@@ -18,7 +18,7 @@ ResourceKey = tuple[str, str, str]
 
 
 _NOT_KINDS = (
-    "MeshConfig", "MeshNetworks", "cluster networks", "wasm modules", "wasm server", "guarded", "trials",
+    "MeshConfig", "MeshNetworks", "cluster networks", "wasm modules", "wasm code", "guarded", "trials",
     "tried EnvoyFilters",
 )  # fmt: skip
 
@@ -48,10 +48,10 @@ class Inputs:
         self.cluster_networks: Source[str, str] = graph.source("cluster networks")
         """Cluster id → its default network."""
         self.wasm_modules: Source[WasmKey, str] = graph.source("wasm modules")
-        """A Wasm plugin (an image, or one without checksum) → sha256 of the module that istiod serves, or FAILED. No
-        entry: it is still being fetched for the first time."""
-        self.wasm_server: Source[str, str] = graph.source("wasm server")
-        """The one entry has the empty key: where proxies get those modules (`http://istiod.istio-system.svc:15014`)."""
+        """A Wasm plugin whose module is no file of the proxies' own → sha256 of its module, or FAILED. No entry: it is
+        still being fetched for the first time."""
+        self.wasm_code: Source[str, bytes] = graph.source("wasm code")
+        """The modules themselves by sha256."""
         self.guarded: Source[str, bool] = graph.source("guarded")
         """Has the empty key where what EnvoyFilters change waits for a trial on Envoy before any proxy is sent it."""
         self.trials: Source[str, Trial] = graph.source("trials")

@@ -3,8 +3,8 @@
 In: everything that one proxy is sent. Out: a static bootstrap of it, and what Envoy says against it. Outside the pure
 engine: it starts a process, and writes files to a directory of its own.
 
-Resources come to a real proxy one by one; here they stand in one file: endpoints in their clusters, routes in their
-listeners, virtual hosts in their routes.
+Resources come to a real proxy one by one; here they stand in one file: endpoints in their clusters, routes and the
+configurations of filters in their listeners, virtual hosts in their routes.
 """
 
 from __future__ import annotations
@@ -100,13 +100,23 @@ def _listener(body: bytes, everything: ByType) -> api.listener.Listener:
     chains = [*listener.filter_chains]
     if listener.HasField("default_filter_chain"):
         chains.append(listener.default_filter_chain)
+    extensions = everything.get(api.EXTENSION_CONFIG, {})
     for one in (f for chain in chains for f in chain.filters):
+        _in_place(one, extensions)
         if one.typed_config.type_url.endswith(".HttpConnectionManager"):
             manager = api.hcm.HttpConnectionManager.FromString(one.typed_config.value)
             if manager.HasField("rds"):
                 manager.route_config.CopyFrom(whole_route(manager.rds.route_config_name, everything))
-                one.typed_config.CopyFrom(api.pack(manager))
+            for filter_ in manager.http_filters:
+                _in_place(filter_, extensions)
+            one.typed_config.CopyFrom(api.pack(manager))
     return listener
+
+
+def _in_place(filter_: api.hcm.HttpFilter | api.listener_components.Filter, extensions: Mapping[str, bytes]) -> None:
+    """The filter with its configuration, where that comes by itself."""
+    if filter_.HasField("config_discovery") and (found := extensions.get(filter_.name)) is not None:
+        filter_.typed_config.CopyFrom(api.extension.TypedExtensionConfig.FromString(found).typed_config)
 
 
 def whole_route(name: str, everything: ByType) -> api.route.RouteConfiguration:

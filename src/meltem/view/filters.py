@@ -51,12 +51,8 @@ class WasmModule(msgspec.Struct, frozen=True, kw_only=True):
     name: str
     spec: extensions.WasmPluginSpec
     ports: tuple[int, ...] = ()
-    cluster: str = ""
-    """Where the module is fetched from, for http(s) URLs."""
-    url: str = ""
-    """What is fetched: the plugin's own URL, or istiod's for an image."""
     sha256: str = ""
-    """Of the module; empty for one of a file."""
+    """Of the module; empty for one of a file of the proxy's own."""
     failed: bool = False
     """The module cannot be had."""
 

@@ -26,6 +26,7 @@ DRY_RUN = "istio.io/dry-run"
 EXTENSION = "extensions.istio.io/trafficextension/"
 PLUGIN = "extensions.istio.io/wasmplugin/"
 """What names of the filters of TrafficExtensions and WasmPlugins begin with; EnvoyFilters match by them."""
+FILE = "file://"
 _PHASES = {"AUTHN": 0, "AUTHZ": 1, "STATS": 2, "UNSPECIFIED_PHASE": 3}
 
 
@@ -61,7 +62,7 @@ class Selection:
             authorization=policies,
             authorizers=self._authorizers(reader, config, policies, namespace),
             issuers=tuple(self._issuer(reader, rule) for p in authentication for rule in p.spec.jwt_rules),
-            wasm=self._modules(reader, plugins, root, server=server, gateway=gateway),
+            wasm=self._modules(reader, plugins, server=server, gateway=gateway),
             lua=tuple(_programs(added, server=server, gateway=gateway)),
             telemetry=telemetry.merged(
                 telemetries,
@@ -112,7 +113,7 @@ class Selection:
         return JwtIssuer(rule=rule, cluster=found or fetch_cluster(url))
 
     def _modules(
-        self, reader: Reader, plugins: Iterable[extensions.WasmPlugin], root: str, *, server: bool, gateway: bool
+        self, reader: Reader, plugins: Iterable[extensions.WasmPlugin], *, server: bool, gateway: bool
     ) -> tuple[WasmModule, ...]:
         """In order: phase, then the higher priority, then age."""
         found: list[WasmModule] = []
@@ -120,24 +121,14 @@ class Selection:
             ports = _ports(plugin.spec.match, server=server, gateway=gateway)
             if ports is None:
                 continue
-            spec = plugin.spec
-            sha256, url, cluster = spec.sha256, spec.url, ""
-            if served_by_istiod(spec):
+            spec, sha256 = plugin.spec, ""
+            if of_istiod(spec.url):
                 sha256 = reader.get(self.mesh.inputs.wasm_modules, (plugin.namespace, module_name(plugin))) or ""
                 if not sha256:
                     continue  # on its way: in force when istiod has it
-                origin = reader.get(self.mesh.inputs.wasm_server, "") or f"http://istiod.{root}.svc:15014"
-                url = f"{origin}/wasm/{sha256}"
-            if url.startswith("http"):
-                host, port = host_and_port(url)
-                cluster = self.cluster_of(reader, host, port, "") or fetch_cluster(url)
             begins = EXTENSION if plugin.kind == "TrafficExtension" else PLUGIN
             name = f"{begins}{plugin.namespace}.{plugin.name}"
-            found.append(
-                WasmModule(
-                    name=name, spec=spec, ports=ports, cluster=cluster, url=url, sha256=sha256, failed=sha256 == FAILED
-                )
-            )
+            found.append(WasmModule(name=name, spec=spec, ports=ports, sha256=sha256, failed=sha256 == FAILED))
         return tuple(sorted(found, key=lambda m: (_PHASES[m.spec.phase], -(m.spec.priority or 0))))
 
 
@@ -207,10 +198,9 @@ def of_extension(name: str) -> str:
     return f"trafficextension/{name}"
 
 
-def served_by_istiod(spec: extensions.WasmPluginSpec) -> bool:
-    """Images are unpacked by istiod, and what has no checksum is looked at by it: it serves these by their checksums.
-    All else Envoy reads, or fetches from where the plugin says."""
-    return is_image(spec.url) or (spec.url.startswith("http") and not spec.sha256)
+def of_istiod(url: str) -> bool:
+    """Whether istiod fetches the module and sends it: all but a file of the proxy's own."""
+    return not url.startswith(FILE)
 
 
 def host_and_port(url: str) -> tuple[str, int]:
@@ -229,8 +219,7 @@ def fetch_cluster(url: str) -> str:
 
 def fetch_clusters(filters: Filters) -> tuple[str, ...]:
     """The clusters of that kind that the filters need."""
-    named = [i.cluster for i in filters.issuers] + [m.cluster for m in filters.wasm]
-    return tuple(sorted({n for n in named if n.startswith("fetch|")}))
+    return tuple(sorted({i.cluster for i in filters.issuers if i.cluster.startswith("fetch|")}))
 
 
-__all__ = ["Selection", "fetch_cluster", "fetch_clusters", "host_and_port", "served_by_istiod"]
+__all__ = ["Selection", "fetch_cluster", "fetch_clusters", "host_and_port", "of_istiod"]

@@ -12,7 +12,7 @@ from meltem.graph.authn import PeerPolicy, TLSMode
 from meltem.graph.model import Endpoint, Protocol, Resolution, ServiceKey
 from meltem.resources import meshconfig, networking
 from meltem.resources.base import decode_hook, encode_hook
-from meltem.view.filters import NO_FILTERS, Filters
+from meltem.view.filters import NO_FILTERS, Filters, WasmModule
 from meltem.view.patching import PatchSet
 from meltem.view.proxy_settings import UNSET, Connections, GatewayTopology, HttpOptions
 
@@ -24,6 +24,12 @@ class Unit(msgspec.Struct, frozen=True, kw_only=True):
 def key_of(unit: Unit) -> bytes:
     """A value that is equal exactly for equal units."""
     return type(unit).__name__.encode() + msgspec.msgpack.encode(unit, enc_hook=encode_hook, order="deterministic")
+
+
+class ExtensionView(Unit, frozen=True, kw_only=True):
+    """One Wasm plugin, wherever it stands."""
+
+    module: WasmModule
 
 
 class MeshOptions(Unit, frozen=True, kw_only=True):

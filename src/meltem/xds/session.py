@@ -33,6 +33,8 @@ _REMOVALS = "removal of clusters"
 _CHUNKED = frozenset({CLUSTER, ENDPOINT})
 _NAMES_CULPRITS = frozenset({CLUSTER, LISTENER})
 """Types of which Envoy takes the good resources of a response and names the bad ones in its error."""
+_KEPT = frozenset({EXTENSION_CONFIG})
+"""Types whose resources are not taken away: filters that serve until their listener has drained would have nothing."""
 
 
 class DeltaSession(BaseSession):
@@ -235,6 +237,8 @@ class DeltaSession(BaseSession):
                 found = None
             if found is None:
                 out.drop(name)
+                if known.type_url in _KEPT:
+                    continue
                 if name in must or held.get(name):
                     known.gone[name] = None
                 else:
@@ -272,7 +276,8 @@ class DeltaSession(BaseSession):
         if not known.brought:
             known.asked = None
             known.out.put_all(chosen.batch)
-            known.gone.update(dict.fromkeys(chosen.missing))
+            if known.type_url not in _KEPT:
+                known.gone.update(dict.fromkeys(chosen.missing))
         elif not chosen.missing and known.held.holds(versions):
             known.asked = None
         else:

@@ -125,7 +125,7 @@ class Envoy:
             self.process = await asyncio.create_subprocess_exec(
                 str(binary), "-c", str(config), "--concurrency", "1", "--use-dynamic-base-id", "--log-level", "info",
                 "--component-log-level", os.environ.get("ENVOY_COMPONENT_LOG", "upstream:info"),
-                "--drain-time-s", "1", stdout=log, stderr=log,
+                "--drain-time-s", "1", "--drain-strategy", "immediate", stdout=log, stderr=log,
             )  # fmt: skip
 
     async def stop(self) -> None:
@@ -205,14 +205,16 @@ def _address(port: int) -> dict[str, object]:
     return {"socket_address": {"address": "127.0.0.1", "port_value": port}}
 
 
-def listener(name: str, port: int, route: str) -> api.Resource:
+def listener(name: str, port: int, route: str, *filters: api.hcm.HttpFilter) -> api.Resource:
+    """`filters` stand before the router."""
+    router = api.hcm.HttpFilter(name="envoy.filters.http.router", typed_config=api.pack(api.router.Router()))
     manager = api.hcm.HttpConnectionManager(
         stat_prefix=name,
         rds={
             "route_config_name": route,
             "config_source": {"ads": {}, "resource_api_version": "V3", "initial_fetch_timeout": api.duration(0)},
         },
-        http_filters=[{"name": "envoy.filters.http.router", "typed_config": api.pack(api.router.Router())}],
+        http_filters=[*filters, router],
     )
     made = api.listener.Listener(
         name=name,

@@ -21,7 +21,7 @@ import pytest
 from meltem.clock import ManualClock
 from meltem.controlplane.wasm import images
 from meltem.controlplane.wasm.fetch import Fetcher, FetchFailed, may_call
-from meltem.controlplane.wasm.keeper import WasmKeeper, wanted_of
+from meltem.controlplane.wasm.keeper import WasmKeeper
 from meltem.engine import Engine
 from meltem.errors import NotFound, UserError
 from meltem.kube.resource_types import ResourceType
@@ -259,16 +259,16 @@ async def test_modules_are_known_by_their_checksums(rig: Rig, server: Server) ->
     for url in (f"oci://{server.address}/plugin:v1", f"http://{server.address}/plain.wasm"):
         rig.apply(url)
         await rig.until(lambda: rig.known == SHA)
-        path = rig.keeper.modules.path(SHA)
-        assert path is not None and path.read_bytes() == MODULE
+        assert rig.engine.inputs.wasm_code.get(SHA) == MODULE
     rig.keeper.plugin_changed(*KEY, None)
-    await rig.until(lambda: not rig.engine.inputs.wasm_modules and rig.keeper.modules.path(SHA) is None)
+    await rig.until(lambda: not rig.engine.inputs.wasm_modules and not rig.engine.inputs.wasm_code)
 
 
-async def test_what_envoy_fetches_itself_is_left_to_it(rig: Rig) -> None:
-    assert not wanted_of({"spec": {"url": "file:///a.wasm"}}).of_istiod
-    assert not wanted_of({"spec": {"url": "https://a.example/a.wasm", "sha256": SHA}}).of_istiod
-    assert wanted_of({"spec": {"url": "https://a.example/a.wasm"}}).of_istiod
+async def test_files_of_proxies_are_left_to_them(rig: Rig, server: Server) -> None:
+    rig.keeper.plugin_changed("shop", "file", {"metadata": {}, "spec": {"url": "file:///a.wasm"}})
+    rig.apply(f"http://{server.address}/plain.wasm")
+    await rig.until(lambda: rig.known == SHA)
+    assert set(rig.engine.inputs.wasm_modules) == {KEY}
 
 
 async def test_a_module_that_cannot_be_had_says_why_and_is_tried_again(rig: Rig, server: Server) -> None:
@@ -292,6 +292,15 @@ async def test_another_digest_than_the_plugin_says_is_refused(rig: Rig, server: 
     await rig.until(lambda: rig.known == "failed")
     assert f"the image has the digest {digest}, not sha256:000" in rig.problem()
     rig.apply(url, sha256=digest.removeprefix("sha256:"))
+    await rig.until(lambda: rig.known == SHA)
+
+
+async def test_another_checksum_than_the_plugin_says_is_refused(rig: Rig, server: Server) -> None:
+    url = f"http://{server.address}/plain.wasm"
+    rig.apply(url, sha256="0" * 64)
+    await rig.until(lambda: rig.known == "failed")
+    assert f"what is there has the checksum {SHA}, not 000" in rig.problem()
+    rig.apply(url, sha256=SHA)
     await rig.until(lambda: rig.known == SHA)
 
 
@@ -335,7 +344,7 @@ async def test_the_former_module_stays_when_its_registry_goes(rig: Rig, server: 
     registry_of(server).store.manifests.clear()
     rig.apply(url, 2, imagePullPolicy="Always")
     await rig.until(rig.problem)
-    assert rig.known == SHA and rig.keeper.modules.path(SHA) is not None
+    assert rig.known == SHA and SHA in rig.engine.inputs.wasm_code
 
 
 def registry_of(server: Server) -> type[registry.Handler]:

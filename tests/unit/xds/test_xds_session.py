@@ -7,7 +7,7 @@ from delta_client import Client, Content
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from meltem.envoyapi import CLUSTER, ENDPOINT, LISTENER, PREFIX, ROUTE, VIRTUAL_HOST, discovery
+from meltem.envoyapi import CLUSTER, ENDPOINT, EXTENSION_CONFIG, LISTENER, PREFIX, ROUTE, VIRTUAL_HOST, discovery
 from meltem.xds.base import GATE_SECONDS
 from meltem.xds.batches import Batches
 from meltem.xds.subscription import SyncState
@@ -106,6 +106,24 @@ def test_asking_for_what_is_not_there_is_answered(client: Client) -> None:
     client.ask(ENDPOINT, "nowhere")
     client.settle()
     assert client.log == [(ENDPOINT, (), ("nowhere",))]
+
+
+def test_a_filters_configuration_is_waited_for_and_not_taken_away(client: Client) -> None:
+    """Without it a filter that still serves would answer with errors: its listener goes when it has drained."""
+    client.ask(EXTENSION_CONFIG, "plugin")
+    client.settle()
+    assert client.log == []
+    client.content.put(EXTENSION_CONFIG, "plugin", "1")
+    client.change((EXTENSION_CONFIG, "plugin"))
+    client.settle()
+    client.content.drop(EXTENSION_CONFIG, "plugin")
+    client.change((EXTENSION_CONFIG, "plugin"))
+    client.settle()
+    assert client.log == [(EXTENSION_CONFIG, ("plugin",), ())]
+    client.content.put(EXTENSION_CONFIG, "plugin", "2")
+    client.change((EXTENSION_CONFIG, "plugin"))
+    client.settle()
+    assert client.log == [(EXTENSION_CONFIG, ("plugin",), ())] * 2
 
 
 def test_an_unknown_type_is_answered_with_nothing_so_that_nobody_waits(client: Client) -> None:

@@ -1,9 +1,9 @@
-"""The Wasm modules that istiod fetches for its proxies: those of images, and those whose checksum nobody gave.
+"""The Wasm modules that istiod fetches for its proxies: all but those of files that proxies have themselves.
 
 In: WasmPlugins as they change, pull secrets. Out: `inputs.wasm_modules` (what each plugin's module is, or that it
-cannot be had), and the modules themselves by checksum, which `/wasm/<sha256>` serves. A plugin is in force when its
-module is here; one whose new image is on its way keeps the former. Where none can be had its failStrategy decides, the
-reason stands in its status, and it is tried again after 5 s, 10 s … 5 minutes.
+cannot be had) and `inputs.wasm_code` (the modules by checksum). A plugin is in force when its module is here; one whose
+new image is on its way keeps the former. Where none can be had its failStrategy decides, the reason stands in its
+status, and it is tried again after 5 s, 10 s … 5 minutes.
 """
 
 from __future__ import annotations
@@ -11,15 +11,11 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import hashlib
-import shutil
-import tempfile
 from collections.abc import Callable, MutableMapping
-from pathlib import Path
 from typing import Protocol
 
 import msgspec
 import structlog
-from aiohttp import web
 
 from meltem.clock import Clock
 from meltem.collections import Graph
@@ -29,11 +25,10 @@ from meltem.errors import MeltemError, NotFound, UserError
 from meltem.graph.inputs import FAILED, Inputs
 from meltem.kube.resource_types import SECRETS, ResourceType
 from meltem.objects import JsonObject, int_at, object_at, str_at
-from meltem.view.selection import is_image, of_extension
+from meltem.view.selection import is_image, of_extension, of_istiod
 
 FIRST_PAUSE = 5.0
 LONGEST_PAUSE = 300.0
-SERVE_SECONDS = 20.0
 log = structlog.stdlib.get_logger("wasm")
 Key = tuple[str, str]
 """namespace, name of a WasmPlugin"""
@@ -47,11 +42,6 @@ class Wanted(msgspec.Struct, frozen=True):
     sha256: str = ""
     secret: str = ""
     generation: int = 0
-
-    @property
-    def of_istiod(self) -> bool:
-        """Whether istiod fetches it; the other ones Envoy fetches or reads itself."""
-        return is_image(self.url) or (self.url.startswith("http") and not self.sha256)
 
 
 class SecretReader(Protocol):
@@ -69,41 +59,6 @@ def wanted_of(plugin: JsonObject) -> Wanted:
             always = images.parse(url).moves
     generation = int_at(plugin, "metadata", "generation") if always else 0
     return Wanted(url, str_at(spec, "sha256"), str_at(spec, "imagePullSecret"), generation)
-
-
-class Modules:
-    """The bytes, by checksum, in a directory that goes with this process."""
-
-    def __init__(self) -> None:
-        self._directory: Path | None = None
-
-    def put(self, module: bytes) -> str:
-        """Its checksum."""
-        if self._directory is None:
-            self._directory = Path(tempfile.mkdtemp(prefix="meltem-wasm-"))
-        checksum = hashlib.sha256(module).hexdigest()
-        path = self._directory / checksum
-        if not path.exists():
-            partial = path.with_suffix(".partial")
-            partial.write_bytes(module)
-            partial.replace(path)
-        return checksum
-
-    def path(self, checksum: str) -> Path | None:
-        if self._directory is None or not checksum.isalnum():
-            return None
-        path = self._directory / checksum
-        return path if path.is_file() else None
-
-    def keep_only(self, checksums: set[str]) -> None:
-        """Forget the others."""
-        for path in self._directory.iterdir() if self._directory is not None else ():
-            if path.name not in checksums:
-                path.unlink(missing_ok=True)
-
-    def close(self) -> None:
-        if self._directory is not None:
-            shutil.rmtree(self._directory, ignore_errors=True)
 
 
 class WasmKeeper:
@@ -127,7 +82,6 @@ class WasmKeeper:
         self._problems = problems
         self._selected = selected
         self._fetcher = fetcher
-        self.modules = Modules()
         self._wanted: dict[Key, Wanted] = {}
         self._have: dict[Key, tuple[Wanted, str]] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
@@ -138,7 +92,7 @@ class WasmKeeper:
     def plugin_changed(self, namespace: str, name: str, obj: JsonObject | None) -> None:
         key = (namespace, name)
         wanted = wanted_of(obj) if obj is not None and self._selected(namespace) else None
-        if wanted is not None and not wanted.of_istiod:
+        if wanted is not None and not of_istiod(wanted.url):
             wanted = None
         if self._wanted.get(key) == wanted:
             if reason := self._reasons.get(key):  # whoever read the plugin anew has forgotten it
@@ -165,21 +119,18 @@ class WasmKeeper:
 
     async def run(self) -> None:
         """Until cancelled."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                while True:
-                    key = await self._changed.get()
-                    running = self._tasks.pop(key, None)
-                    if running is not None:
-                        running.cancel()
-                        await asyncio.gather(running, return_exceptions=True)
-                    wanted = self._wanted.get(key)
-                    if wanted is None:
-                        self._forget(key)
-                    else:
-                        self._tasks[key] = group.create_task(self._keep(key, wanted), name=f"wasm {key}")
-        finally:
-            self.modules.close()
+        async with asyncio.TaskGroup() as group:
+            while True:
+                key = await self._changed.get()
+                running = self._tasks.pop(key, None)
+                if running is not None:
+                    running.cancel()
+                    await asyncio.gather(running, return_exceptions=True)
+                wanted = self._wanted.get(key)
+                if wanted is None:
+                    self._forget(key)
+                else:
+                    self._tasks[key] = group.create_task(self._keep(key, wanted), name=f"wasm {key}")
 
     async def settled(self, seconds: float) -> None:
         """Until every plugin's module was fetched, or could not be, or the time is over: an istiod that starts must not
@@ -188,34 +139,23 @@ class WasmKeeper:
             async with asyncio.timeout(seconds), self._arrived:
                 await self._arrived.wait_for(lambda: all(k in self._inputs.wasm_modules for k in self._wanted))
 
-    async def serve(self, request: web.Request) -> web.StreamResponse:
-        """`/wasm/<sha256>`. Another istiod may have told the proxy of a module that is still on its way here."""
-        checksum = request.match_info["checksum"]
-        with contextlib.suppress(TimeoutError):
-            async with asyncio.timeout(SERVE_SECONDS), self._arrived:
-                await self._arrived.wait_for(lambda: self.modules.path(checksum) is not None or not self._tasks)
-        path = self.modules.path(checksum)
-        if path is None:
-            return web.Response(status=404, text="no module with that checksum is known here\n")
-        return web.FileResponse(path, headers={"Content-Type": "application/wasm"})
-
     async def _keep(self, key: Key, wanted: Wanted) -> None:
         """Until it is there; a success ends it."""
         pause = FIRST_PAUSE
         while True:
             try:
-                checksum = await self._fetch(key[0], wanted)
+                module = await self._fetch(key[0], wanted)
             except MeltemError as error:
                 await self._failed(key, wanted, str(error).replace("\n", " "))
                 await self._clock.sleep(pause)
                 pause = min(pause * 2, LONGEST_PAUSE)
                 continue
             self._settled(key)
+            checksum = await asyncio.to_thread(_checksum, module)
             self._have[key] = (wanted, checksum)
-            await self._tell(key, checksum)
+            await self._tell(key, checksum, module)
             log.info("module fetched", plugin="/".join(key), url=wanted.url, sha256=checksum)
             self._tasks.pop(key, None)
-            self._sweep()
             return
 
     async def _failed(self, key: Key, wanted: Wanted, reason: str) -> None:
@@ -225,11 +165,14 @@ class WasmKeeper:
         self._reasons[key] = self._problems["WasmPlugin", *key] = f"the module cannot be fetched: {reason}"
         await self._tell(key, kept)
 
-    async def _tell(self, key: Key, value: str) -> None:
+    async def _tell(self, key: Key, value: str, module: bytes = b"") -> None:
         with self._graph.transaction():
             self._inputs.wasm_modules.set(key, value)
+            if module:
+                self._inputs.wasm_code.set(value, module)
             if value == FAILED:
                 self._have.pop(key, None)
+            self._sweep()
         async with self._arrived:
             self._arrived.notify_all()
 
@@ -238,16 +181,19 @@ class WasmKeeper:
         self._settled(key)
         with self._graph.transaction():
             self._inputs.wasm_modules.delete(key)
-        self._sweep()
+            self._sweep()
 
     def _settled(self, key: Key) -> None:
         if self._reasons.pop(key, None) is not None:
             self._problems.pop(("WasmPlugin", *key), None)
 
     def _sweep(self) -> None:
-        self.modules.keep_only({checksum for _, checksum in self._have.values()})
+        """Forget modules of which no plugin is left."""
+        kept = {checksum for _, checksum in self._have.values()}
+        for checksum in [c for c in self._inputs.wasm_code if c not in kept]:
+            self._inputs.wasm_code.delete(checksum)
 
-    async def _fetch(self, namespace: str, wanted: Wanted) -> str:
+    async def _fetch(self, namespace: str, wanted: Wanted) -> bytes:
         async with self._fetcher() as fetcher:
             if is_image(wanted.url):
                 digest, module = await self._image(fetcher, namespace, wanted)
@@ -255,9 +201,12 @@ class WasmKeeper:
                     raise FetchFailed(f"the image has the digest {digest}, not sha256:{wanted.sha256}")
             else:
                 module = (await fetcher.get(wanted.url, limit=MAX_MODULE)).body
+                checksum = await asyncio.to_thread(_checksum, module)
+                if wanted.sha256 and checksum != wanted.sha256:
+                    raise FetchFailed(f"what is there has the checksum {checksum}, not {wanted.sha256}")
         if not is_module(module):
             raise FetchFailed("what is there is no WebAssembly module")
-        return await asyncio.to_thread(self.modules.put, module)
+        return module
 
     async def _image(self, fetcher: Fetcher, namespace: str, wanted: Wanted) -> tuple[str, bytes]:
         reference = images.parse(wanted.url)
@@ -269,3 +218,7 @@ class WasmKeeper:
                 raise FetchFailed(f"there is no Secret {namespace}/{wanted.secret} to pull it with") from None
             credentials = images.credentials_of(secret, reference.registry)
         return await images.Registry(fetcher, reference, credentials).module()
+
+
+def _checksum(module: bytes) -> str:
+    return hashlib.sha256(module).hexdigest()

@@ -1,11 +1,13 @@
 """WasmPlugins and TrafficExtensions as Wasm filters, HTTP and network, and as Lua filters.
 
-In: the modules and programs of a chain, in order. Out: filters of one phase, the higher priority first. Code comes from
-a file of the proxy's own, or Envoy fetches it over HTTP(S) itself and checks its sha256; images are unpacked and served
-by istiod (`view/selection.py` makes the URL).
+In: the modules and programs of a chain, in order; the code of a module. Out: filters of one phase, the higher priority
+first, and the configuration of each Wasm filter.
 
-Envoy fetches remote code only when it knows its checksum; where the plugin does not say it, istiod has found it out. In
-place of a module that istiod could not fetch stands no filter, or one that refuses everything, as failStrategy says.
+A Wasm filter's place is in the listener, its configuration a resource of its own (`config_discovery`): a change of it
+leaves listeners and connections alone. A listener waits for it before it serves. The code comes along in it: what Envoy
+fetches itself it fetches only while a listener warms, so that a new module of a listener in service would never come
+(Envoy 1.40: requests go on without the plugin, then fail). In place of a module that istiod could not fetch stands what
+refuses everything, or lets it pass, as failStrategy says.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import json
 from collections.abc import Iterable
 
 from meltem import envoyapi as api
+from meltem.envoyapi import Resource
 from meltem.view.filters import Filters, WasmModule
 
 RUNTIME = "envoy.wasm.runtime.v8"
@@ -22,17 +25,14 @@ _POLICIES = {
     "FAIL_OPEN": api.wasm.FailurePolicy.FAIL_OPEN,
     "FAIL_RELOAD": api.wasm.FailurePolicy.FAIL_RELOAD,
 }
+_FILE = "file://"
 
 
 def http(filters: Filters, phase: str, ports: tuple[int, ...]) -> Iterable[api.hcm.HttpFilter]:
     made: list[tuple[int, api.hcm.HttpFilter]] = []
     for module in _of(filters, phase, ports, network=False):
-        order = module.spec.priority or 0
-        if not module.failed:
-            config = api.http_wasm.Wasm(config=_config(module))
-            made.append((order, api.hcm.HttpFilter(name=module.name, typed_config=api.pack(config))))
-        elif module.spec.fail_strategy != "FAIL_OPEN":
-            made.append((order, _closed_http(module)))
+        one = api.hcm.HttpFilter(name=module.name, config_discovery=_discovered(module))
+        made.append((module.spec.priority or 0, one))
     for program in filters.lua:
         if program.phase == phase and (not program.ports or set(program.ports) & set(ports)):
             script = api.lua.Lua(default_source_code={"inline_string": program.code})
@@ -42,27 +42,53 @@ def http(filters: Filters, phase: str, ports: tuple[int, ...]) -> Iterable[api.h
 
 def network(filters: Filters, phase: str, ports: tuple[int, ...]) -> Iterable[api.listener_components.Filter]:
     for module in _of(filters, phase, ports, network=True):
-        if module.failed:
-            if module.spec.fail_strategy != "FAIL_OPEN":
-                yield _closed_network(module)
-            continue
-        made = api.network_wasm.Wasm(config=_config(module))
-        yield api.listener_components.Filter(name=module.name, typed_config=api.pack(made))
+        yield api.listener_components.Filter(name=module.name, config_discovery=_discovered(module))
 
 
-def _closed_http(module: WasmModule) -> api.hcm.HttpFilter:
-    """In place of a module that cannot be had and must not be gone without: every request is answered with 503."""
-    made = api.fault.HTTPFault()
-    made.abort.http_status = 503
-    made.abort.percentage.numerator = 100
-    return api.hcm.HttpFilter(name=module.name, typed_config=api.pack(made))
+def extension(module: WasmModule, code: bytes) -> Resource:
+    """The filter's configuration. `code`: of the module; empty for a file of the proxy's own."""
+    made = api.extension.TypedExtensionConfig(name=module.name, typed_config=api.pack(_filter(module, code)))
+    return api.resource(api.EXTENSION_CONFIG, module.name, made)
 
 
-def _closed_network(module: WasmModule) -> api.listener_components.Filter:
-    """The same for connections: they are closed (nobody is allowed by a list that is empty)."""
-    made = api.network_rbac.RBAC(stat_prefix="wasm.")
-    made.rules.action = api.rbac.RBAC.Action.ALLOW
-    return api.listener_components.Filter(name=module.name, typed_config=api.pack(made))
+def _discovered(module: WasmModule) -> api.config_source.ExtensionConfigSource:
+    types = (_open(module), _closed(module), _wasm(module))
+    made = api.config_source.ExtensionConfigSource(type_urls=sorted({api.type_url(one) for one in types}))
+    made.config_source.ads.SetInParent()
+    made.config_source.resource_api_version = api.config_source.V3
+    made.config_source.initial_fetch_timeout.SetInParent()  # without the plugin nothing may pass
+    if module.spec.fail_strategy == "FAIL_OPEN":  # but for one that Envoy cannot load
+        made.default_config.CopyFrom(api.pack(_open(module)))
+    return made
+
+
+def _filter(module: WasmModule, code: bytes) -> api.message.Message:
+    if module.failed:
+        return _open(module) if module.spec.fail_strategy == "FAIL_OPEN" else _closed(module)
+    made = _wasm(module)
+    made.config.CopyFrom(_config(module, code))
+    return made
+
+
+def _wasm(module: WasmModule) -> api.http_wasm.Wasm | api.network_wasm.Wasm:
+    return api.network_wasm.Wasm() if module.spec.type == "NETWORK" else api.http_wasm.Wasm()
+
+
+def _open(module: WasmModule) -> api.message.Message:
+    """Lets everything pass."""
+    return api.network_rbac.RBAC(stat_prefix="wasm.") if module.spec.type == "NETWORK" else api.http_rbac.RBAC()
+
+
+def _closed(module: WasmModule) -> api.message.Message:
+    """Closes connections (nobody is allowed by a list that is empty), answers requests with 503."""
+    if module.spec.type == "NETWORK":
+        made = api.network_rbac.RBAC(stat_prefix="wasm.")
+        made.rules.action = api.rbac.RBAC.Action.ALLOW
+        return made
+    fault = api.fault.HTTPFault()
+    fault.abort.http_status = 503
+    fault.abort.percentage.numerator = 100
+    return fault
 
 
 def _of(filters: Filters, phase: str, ports: tuple[int, ...], *, network: bool) -> Iterable[WasmModule]:
@@ -72,7 +98,7 @@ def _of(filters: Filters, phase: str, ports: tuple[int, ...], *, network: bool) 
             yield module
 
 
-def _config(module: WasmModule) -> api.wasm.PluginConfig:
+def _config(module: WasmModule, code: bytes) -> api.wasm.PluginConfig:
     spec = module.spec
     own_name = module.name.rpartition("/")[2]  # metrics of the module count under it
     made = api.wasm.PluginConfig(name=own_name, root_id=spec.plugin_name, failure_policy=_POLICIES[spec.fail_strategy])
@@ -81,15 +107,10 @@ def _config(module: WasmModule) -> api.wasm.PluginConfig:
         made.configuration.CopyFrom(api.pack(text))
     machine = made.vm_config
     machine.runtime = RUNTIME
-    if module.url.startswith("file://"):
-        machine.code.local.filename = module.url.removeprefix("file://")
+    if spec.url.startswith(_FILE):
+        machine.code.local.filename = spec.url.removeprefix(_FILE)
     else:
-        remote = machine.code.remote
-        remote.http_uri.uri = module.url
-        remote.http_uri.cluster = module.cluster
-        remote.http_uri.timeout.CopyFrom(api.duration(30))
-        remote.sha256 = module.sha256
-        remote.retry_policy.num_retries.value = 3
+        machine.code.local.inline_bytes = code
     for variable in spec.vm_config.env if spec.vm_config is not None else ():
         if variable.value_from == "HOST":
             machine.environment_variables.host_env_keys.append(variable.name)
