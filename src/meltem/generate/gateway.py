@@ -9,7 +9,7 @@ from meltem import envoyapi as api
 from meltem.envoyapi import Resource
 from meltem.generate import tls
 from meltem.generate.filters import access_log, authz
-from meltem.generate.filters.chain import Position, connection_manager, http_filters, network_filters
+from meltem.generate.filters.chain import Position, before_http, connection_manager, http_filters, network_filters
 from meltem.generate.outbound import listener_filter, match, socket_address, tls_inspector, to_clusters
 from meltem.view.proxy_settings import limits
 from meltem.view.units import ChainView, GatewayChain, GatewayListenerView
@@ -92,7 +92,7 @@ def _filters(view: GatewayListenerView, chain: GatewayChain) -> list[api.listene
             http=view.http,
             topology=view.topology,
         )
-        return [_over_quic(manager) if view.udp else manager]
+        return [_over_quic(manager)] if view.udp else [*before_http(view.filters, (view.port,)), manager]
     if chain.kind == "sni":
         sni = api.listener_components.Filter(
             name="envoy.filters.network.sni_cluster", typed_config=api.pack(api.sni_cluster.SniCluster())

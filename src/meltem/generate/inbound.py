@@ -17,7 +17,14 @@ from meltem import envoyapi as api
 from meltem.envoyapi import Resource
 from meltem.generate import names, tls
 from meltem.generate.filters import access_log
-from meltem.generate.filters.chain import Position, connection_manager, http_filters, network_filters, tcp_proxy
+from meltem.generate.filters.chain import (
+    Position,
+    before_http,
+    connection_manager,
+    http_filters,
+    network_filters,
+    tcp_proxy,
+)
 from meltem.generate.outbound import detection, http_inspector, listener_filter, socket_address, tls_inspector
 from meltem.generate.routes import inbound_configuration
 from meltem.graph.authn import TLSMode
@@ -180,7 +187,7 @@ def _encrypted(view: InboundView, port: InboundPort, where: int) -> Iterable[Fil
         yield FilterChain(
             name=_name(port, where),
             filter_chain_match=_match(where, "tls", plain_http),
-            filters=[_http(view, port, mutual_tls=True)],
+            filters=_http(view, port, mutual_tls=True),
             transport_socket=tls.socket(tls.mesh_server(tls.ALPN_INBOUND_HTTP, view.mesh.mesh_tls)),
         )
     if not port.protocol.is_http:
@@ -198,14 +205,14 @@ def _plaintext(view: InboundView, port: InboundPort, where: int) -> Iterable[Fil
         yield FilterChain(
             name=_name(port, where),
             filter_chain_match=_match(where, "raw_buffer", tls.ALPN_PLAIN_HTTP),
-            filters=[_http(view, port)],
+            filters=_http(view, port),
         )
         yield FilterChain(
             name=_name(port, where), filter_chain_match=_match(where, "raw_buffer"), filters=_tcp(view, port)
         )
     elif port.protocol.is_http:
         yield FilterChain(
-            name=_name(port, where), filter_chain_match=_match(where, "raw_buffer"), filters=[_http(view, port)]
+            name=_name(port, where), filter_chain_match=_match(where, "raw_buffer"), filters=_http(view, port)
         )
     else:
         yield FilterChain(
@@ -226,7 +233,7 @@ def _own_tls(view: InboundView, port: InboundPort, where: int) -> Iterable[Filte
     yield FilterChain(
         name=_name(port, where),
         filter_chain_match=_match(where, "tls"),
-        filters=[_http(view, port)] if http else _tcp(view, port),
+        filters=_http(view, port) if http else _tcp(view, port),
         transport_socket=tls.socket(
             tls.server(port.tls, tls.ALPN_INBOUND_HTTP if http else (), view.mesh.tls_defaults)
         ),
@@ -238,11 +245,12 @@ def _name(port: InboundPort, where: int) -> str:
     return f"{host}_{port.port}"
 
 
-def _http(view: InboundView, port: InboundPort, *, mutual_tls: bool = False) -> api.listener_components.Filter:
+def _http(view: InboundView, port: InboundPort, *, mutual_tls: bool = False) -> list[api.listener_components.Filter]:
     host = VirtualHostView(
         name=f"inbound|http|{port.service_port}", domains=port.domains, routes=port.routes, mesh=view.mesh
     )
-    return connection_manager(
+    ports = (port.port, port.service_port)
+    manager = connection_manager(
         Position.INBOUND,
         view.mesh,
         stat_prefix=f"inbound_0.0.0.0_{port.port}",
@@ -251,7 +259,7 @@ def _http(view: InboundView, port: InboundPort, *, mutual_tls: bool = False) -> 
             view.mesh,
             view.filters,
             grpc_web=port.protocol is Protocol.GRPC_WEB,
-            ports=(port.port, port.service_port),
+            ports=ports,
             http=view.http,
         ),
         route_config=inbound_configuration(port.cluster, port.domains, port.routes, host),
@@ -259,6 +267,7 @@ def _http(view: InboundView, port: InboundPort, *, mutual_tls: bool = False) -> 
         policies=view.filters,
         mutual_tls=mutual_tls,
     )
+    return [*before_http(view.filters, ports), manager]
 
 
 def _tcp(view: InboundView, port: InboundPort, *, mutual_tls: bool = False) -> list[api.listener_components.Filter]:

@@ -10,7 +10,14 @@ from meltem.envoyapi import Resource
 from meltem.generate import names, tls
 from meltem.generate.clusters import dns_cache
 from meltem.generate.filters import access_log
-from meltem.generate.filters.chain import Position, connection_manager, http_filters, network_filters, tcp_proxy
+from meltem.generate.filters.chain import (
+    Position,
+    before_http,
+    connection_manager,
+    http_filters,
+    network_filters,
+    tcp_proxy,
+)
 from meltem.generate.routes import configuration
 from meltem.view.filters import Filters
 from meltem.view.units import (
@@ -124,7 +131,7 @@ def _http_chain(view: OutboundListenerView, chain: ChainView, *, sniffed: bool) 
         route_name=chain.route,
         http=view.http,
     )
-    made = FilterChain(filters=[manager])
+    made = FilterChain(filters=[*before_http(view.filters, (view.port,)), manager])
     if sniffed:
         made.filter_chain_match.application_protocols.extend(tls.ALPN_PLAIN_HTTP)
         made.filter_chain_match.transport_protocol = "raw_buffer"

@@ -73,6 +73,14 @@ def test_it_is_in_force_when_istiod_has_it() -> None:
     assert NAME.encode() not in inbound(mesh(""))
 
 
+def test_a_network_plugin_stands_before_http_too() -> None:
+    made = api.listener.Listener.FromString(inbound(mesh(SHA, type="NETWORK")))
+    chains = [[f.name for f in c.filters] for c in made.filter_chains if c.name in ("0.0.0.0_80", "0.0.0.0_90")]
+    assert {first for first, *_ in chains} == {NAME}
+    last = {names[-1] for names in chains}
+    assert last == {"envoy.filters.network.http_connection_manager", "envoy.filters.network.tcp_proxy"}
+
+
 def test_a_change_of_a_plugin_leaves_listeners_alone() -> None:
     engine = mesh(SHA, pluginConfig="{a: 1}")
     before = inbound(engine), configuration(engine)

@@ -109,6 +109,11 @@ def network_filters(
     return made
 
 
+def before_http(filters: Filters, ports: tuple[int, ...]) -> list[Filter]:
+    """What stands before a connection manager: plugins see an HTTP port's connections as they see others."""
+    return [made for phase in wasm.PHASES for made in wasm.network(filters, phase, ports)]
+
+
 def _alpn_filter(alpn: tuple[str, ...]) -> HttpFilter:
     """Overrides the cluster's ALPN for this request's upstream connection (in Istio: the filter istio.alpn)."""
     config = api.set_filter_state.Config(

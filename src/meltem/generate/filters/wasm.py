@@ -26,6 +26,8 @@ _POLICIES = {
     "FAIL_RELOAD": api.wasm.FailurePolicy.FAIL_RELOAD,
 }
 _FILE = "file://"
+PHASES = ("AUTHN", "AUTHZ", "STATS", "UNSPECIFIED_PHASE")
+"""In the order in which they stand."""
 
 
 def http(filters: Filters, phase: str, ports: tuple[int, ...]) -> Iterable[api.hcm.HttpFilter]:
