@@ -14,6 +14,9 @@ from meltem.ca.keys import KeyPair, spiffe_id
 from meltem.clock import Clock
 from meltem.errors import MeltemError
 
+_LOOK_SECONDS = 1.0
+"""A look costs a comparison; the roots may change at any time."""
+
 
 def serving_names(namespace: str = "istio-system", revision: str = "", custom_host: str = "") -> tuple[str, ...]:
     """The DNS names of istiod: its own Service, the revisioned one, the older and the remote names, the user's host."""
@@ -61,13 +64,6 @@ class ServingCertificate:
             return pair
         return self._pair
 
-    def seconds_until_due(self) -> float:
-        """How long the present pair is good for before it should be renewed; 0 when it is due."""
-        pair = self._pair
-        if pair is None or self._due(pair):
-            return 0.0
-        return pair.not_before + (pair.not_after - pair.not_before) * self._renew_at - self._clock.now()
-
     async def run(self, renewed: Callable[[KeyPair], None]) -> None:
         """Tells `renewed` of every new pair, for ever."""
         last: KeyPair | None = None
@@ -76,7 +72,7 @@ class ServingCertificate:
             if pair is not last:
                 renewed(pair)
                 last = pair
-            await self._clock.sleep(min(max(self.seconds_until_due(), 1.0), 600.0))
+            await self._clock.sleep(_LOOK_SECONDS)
 
     def _due(self, pair: KeyPair) -> bool:
         life = pair.not_after - pair.not_before

@@ -7,6 +7,7 @@ In: a Kubernetes client (`SecretClient`) and the clock. Out: `SigningMaterial`. 
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import binascii
 from dataclasses import dataclass
@@ -66,14 +67,24 @@ class AuthorityStore:
             existing = await self._create()
         return material_from_secret(secret_data(existing), where=f"Secret {namespace}/{SELF_SIGNED}")
 
-    async def run(self, authority: Authority) -> None:
-        """Follows the Secrets for ever: adopts a changed `cacerts`, renews a self-signed root before it expires."""
+    async def run(self, authority: Authority, touched: asyncio.Event) -> None:
+        """Follows the Secrets for ever: adopts a changed `cacerts`, renews a self-signed root before it expires.
+        `touched` is set by who has seen one of them change; without it they are looked at every `check_interval`."""
         while True:
-            await self._clock.sleep(self._settings.check_interval)
+            await self._interval(touched)
             try:
                 await self.check(authority)
             except MeltemError as error:
                 self._log.error("the CA keeps its present certificate", reason=str(error))
+
+    async def _interval(self, touched: asyncio.Event) -> None:
+        waits = [asyncio.ensure_future(w) for w in (self._clock.sleep(self._settings.check_interval), touched.wait())]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        touched.clear()
 
     async def check(self, authority: Authority) -> bool:
         """One look at the Secrets; True where `authority` signs with something else from now on."""

@@ -19,6 +19,7 @@ from prometheus_client import CollectorRegistry, Counter, Histogram
 from prometheus_client.exposition import CONTENT_TYPE_LATEST, generate_latest
 
 from meltem.ca.keys import KeyPair
+from meltem.clock import Clock
 from meltem.controlplane.debug import json_response
 from meltem.controlplane.mesh import MeshSettings
 from meltem.errors import EnvironmentError_, MeltemError
@@ -156,13 +157,38 @@ def monitoring_application(registry: CollectorRegistry, version: str) -> web.App
 
 
 class ServerTls:
-    """A TLS context whose certificate can be replaced while the server runs."""
+    """A TLS context whose certificate is replaced while the server runs.
 
-    def __init__(self) -> None:
+    The API server verifies it by the roots in our webhook configurations. So where the roots change, both old and new
+    ones are to be written there (`roots`) before the server shows a certificate of the new ones: no admission is lost.
+    """
+
+    OVERLAP_SECONDS = 5.0
+    _LOOK_SECONDS = 1.0
+
+    def __init__(self, pair: KeyPair) -> None:
         self.context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
         self.context.minimum_version = ssl.TLSVersion.TLSv1_2
+        self._pair = pair
+        self._use(pair)
 
-    def use(self, pair: KeyPair) -> None:
+    def roots(self, present: bytes) -> bytes:
+        """`present`, the roots in force, with those of the certificate that is still shown."""
+        own = self._pair.root_pem
+        return present if own in present else present.rstrip(b"\n") + b"\n" + own
+
+    async def follow(self, current: Callable[[], KeyPair], clock: Clock) -> None:
+        """Shows what `current` gives, for ever."""
+        while True:
+            pair = current()
+            if pair is not self._pair:
+                if pair.root_pem != self._pair.root_pem:
+                    await clock.sleep(self.OVERLAP_SECONDS)
+                self._use(current())
+            await clock.sleep(self._LOOK_SECONDS)
+
+    def _use(self, pair: KeyPair) -> None:
+        self._pair = pair
         with tempfile.NamedTemporaryFile() as file:  # mode 0600; the ssl module reads files only
             file.write(pair.key_pem.rstrip() + b"\n" + pair.chain_pem)
             file.flush()

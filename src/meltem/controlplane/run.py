@@ -26,7 +26,7 @@ from meltem.ca.keys import KeyPair
 from meltem.ca.kubernetes import ClusterForCa
 from meltem.ca.service import CertificateService, RpcHandler
 from meltem.ca.serving import ServingCertificate, serving_names
-from meltem.ca.store import AuthorityStore, StoreSettings
+from meltem.ca.store import PLUGGED_IN, SELF_SIGNED, AuthorityStore, StoreSettings
 from meltem.clock import Clock, SystemClock
 from meltem.collections import Failure
 from meltem.controlplane import http
@@ -153,6 +153,7 @@ class ControlPlane:
         self.ready = False
         self._stopping = asyncio.Event()
         self._touched: asyncio.Queue[str] = asyncio.Queue()
+        self._ca_touched = asyncio.Event()
         self._namespaces: set[str] = set()
 
     async def run(self) -> None:
@@ -174,8 +175,7 @@ class ControlPlane:
                     task.cancel()
                 return
             serving = self._serving(authority)
-            tls = http.ServerTls()
-            tls.use(serving.current())
+            tls = http.ServerTls(serving.current())
             async with contextlib.AsyncExitStack() as stack:
                 await self._listen(stack, tls)
                 grpc_servers = await self._grpc(authority, serving)
@@ -230,6 +230,8 @@ class ControlPlane:
         kinds["Namespace"].watch(self.mesh.watch_namespace)
         kinds["Namespace"].watch(self._namespace_seen)
         kinds["Node"].watch(self.mesh.watch_node)
+        if "Secret" in kinds:
+            kinds["Secret"].watch(self._secret_seen)
         events = Counter("pilot_k8s_cfg_events", "Events from Kubernetes.", ["type", "event"], registry=self._registry)
         if "WasmPlugin" in kinds:
             kinds["WasmPlugin"].watch(self.wasm.plugin_changed)
@@ -268,6 +270,11 @@ class ControlPlane:
             data = object_at(obj, "data")
             if obj is None or data.get(bundle.KEY) != self._roots:
                 self._touched.put_nowait(namespace)
+
+    def _secret_seen(self, namespace: str, name: str, obj: JsonObject | None) -> None:
+        """A `cacerts` that is taken away is often about to be made anew: the CA waits for its next look."""
+        if obj is not None and namespace == self._namespace and name in (PLUGGED_IN, SELF_SIGNED):
+            self._ca_touched.set()
 
     def _namespace_seen(self, _namespace: str, name: str, obj: JsonObject | None) -> None:
         if obj is None:
@@ -399,7 +406,9 @@ class ControlPlane:
         settings, client = self._settings, self._client
 
         def webhook_roots() -> bytes:  # what the API server verifies istiod by
-            return serving.current().root_pem if isinstance(serving, FileCertificate) else authority.roots_pem
+            return tls.roots(
+                serving.current().root_pem if isinstance(serving, FileCertificate) else authority.roots_pem
+            )
 
         patcher = WebhookPatcher(client, settings, self._namespace, webhook_roots, self._clock)
         writer = StatusWriter(client, self.judge, self._clock, enabled=settings.pilot_enable_status)
@@ -407,8 +416,7 @@ class ControlPlane:
             client, self.engine, self._clock, cluster=settings.cluster_id, namespace=settings.k8s_ingress_ns
         )
 
-        def renewed(pair: KeyPair) -> None:
-            tls.use(pair)
+        def renewed(_pair: KeyPair) -> None:
             roots = authority.roots_pem.decode()
             if roots != self._roots:
                 self._roots = roots
@@ -416,8 +424,9 @@ class ControlPlane:
                     self._touched.put_nowait(namespace)
 
         return [
-            ("certificate authority", self._store.run(authority)),
+            ("certificate authority", self._store.run(authority, self._ca_touched)),
             ("serving certificate", serving.run(renewed)),
+            ("webhook certificate", tls.follow(serving.current, self._clock)),
             ("mutating webhooks", Reflector(client, MUTATING_WEBHOOKS, patcher.mutating).run()),
             ("validating webhooks", Reflector(client, VALIDATING_WEBHOOKS, patcher.validating).run()),
             ("webhook bundles", self._after_ready(patcher.run)),

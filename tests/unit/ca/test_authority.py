@@ -1,5 +1,6 @@
 """The authority: what it signs, what it refuses, where its material comes from and when it is renewed."""
 
+import asyncio
 import base64
 import time
 
@@ -17,6 +18,7 @@ from meltem.ca.bundle import CONFIG_MAP, ensure
 from meltem.ca.serving import ServingCertificate, serving_names
 from meltem.ca.store import AuthorityStore, StoreSettings, secret_data
 from meltem.clock import ManualClock
+from meltem.controlplane.http import ServerTls
 from meltem.errors import AlreadyExists, ApiError, Conflict, Forbidden, InvalidResource, NotFound
 from meltem.objects import JsonObject, copy_object, object_at, str_at
 
@@ -186,6 +188,31 @@ async def test_a_root_is_renewed_in_time_and_the_old_one_stays_trusted() -> None
     assert signer.material.not_after > clock.now() + 90 * DAY
 
 
+async def test_a_secret_that_was_seen_to_change_is_read_at_once() -> None:
+    cluster, clock = Cluster(), ManualClock()
+    store = AuthorityStore(cluster, clock)
+    signer = Authority(await store.load(), clock)
+    touched = asyncio.Event()
+    running = asyncio.create_task(store.run(signer, touched))
+    try:
+        other = self_signed_material(clock, organization="new")
+        cluster.stored["istio-system", "cacerts"] = {
+            "metadata": {"namespace": "istio-system", "name": "cacerts"},
+            "data": {
+                "ca-cert.pem": base64.b64encode(keys.certificates_pem([other.certificate])).decode(),
+                "ca-key.pem": base64.b64encode(keys.key_pem(other.key)).decode(),
+            },
+        }
+        await clock.advance(60)
+        assert signer.roots_pem != other.roots_pem
+        touched.set()
+        for _ in range(20):
+            await asyncio.sleep(0)
+        assert signer.roots_pem == other.roots_pem
+    finally:
+        running.cancel()
+
+
 async def test_cacerts_wins_and_is_followed() -> None:
     cluster, clock = Cluster(), ManualClock()
     store = AuthorityStore(cluster, clock)
@@ -262,3 +289,24 @@ async def test_istiods_own_certificate_is_renewed_halfway_and_with_the_roots() -
     assert second is not first
     signer.adopt(self_signed_material(clock, organization="new"))
     assert serving.current().root_pem == signer.roots_pem
+
+
+async def test_webhooks_show_a_certificate_of_new_roots_after_both_were_published() -> None:
+    """The API server knows the new roots by then: no admission is refused in between."""
+    clock = ManualClock()
+    signer = authority(clock)
+    serving = ServingCertificate(signer, clock, serving_names())
+    tls = ServerTls(serving.current())
+    old = signer.roots_pem
+    assert tls.roots(signer.roots_pem) == old
+    following = asyncio.create_task(tls.follow(serving.current, clock))
+    try:
+        await clock.advance(2)
+        signer.adopt(self_signed_material(clock, organization="new"))
+        await clock.advance(2)
+        both = keys.load_certificates(tls.roots(signer.roots_pem), where="test")
+        assert [keys.certificates_pem([c]) for c in both] == [signer.roots_pem, old]
+        await clock.advance(10)
+        assert tls.roots(signer.roots_pem) == signer.roots_pem
+    finally:
+        following.cancel()
