@@ -218,15 +218,15 @@ async def _remove(settings: Globals, objects: list[JsonObject], *, purge: bool, 
         except NotFound:
             resources = []
         if dry_run:
-            await remove(client, [*(resources if purge else ()), *objects], console, dry_run=True)
+            await remove(client, [*(resources if purge else ()), *objects], console, clock=SystemClock(), dry_run=True)
             return
         if purge:
             for resource in resources:
                 await client.delete(ISTIO_OPERATORS, name_of(resource), namespace_of(resource))
-            clock, end = SystemClock(), SystemClock().monotonic() + 60
+            clock, end = SystemClock(), SystemClock().monotonic() + 90
             while (await _left(settings)) and clock.monotonic() < end:
                 await clock.sleep(0.3)
-        await remove(client, objects, Console(quiet=True))
+        await remove(client, objects, Console(quiet=True), clock=SystemClock())
         if not purge:
             for resource in resources:
                 finalizers = [f for f in strings_at(resource, "metadata", "finalizers") if f != FINALIZER]

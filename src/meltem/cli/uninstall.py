@@ -96,7 +96,7 @@ async def _run(
         if ask and not confirm(f"This will remove {len(objects)} objects. Proceed?"):
             console.note("Cancelled.")
             raise click.exceptions.Exit(1)
-        await remove(client, objects, Console(quiet=not verbose))
+        await remove(client, objects, Console(quiet=not verbose), clock=SystemClock())
         if purge:
             await pods_gone(client, settings.istio_namespace, SystemClock(), console.busy)
             for name in await remove_leftovers(client, settings.istio_namespace):

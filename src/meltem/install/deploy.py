@@ -15,6 +15,7 @@ from typing import Protocol
 from meltem.clock import Clock
 from meltem.errors import ApiError, MeltemError, NotFound, UserError
 from meltem.gotemplate.chart import install_rank
+from meltem.install.leftovers import pods_gone
 from meltem.install.render import (
     COMPONENT_LABEL,
     OWNER_LABEL,
@@ -27,7 +28,7 @@ from meltem.install.spec import Installation
 from meltem.install.wait import until_ready
 from meltem.kube.client import KubeClient
 from meltem.kube.resource_types import NAMESPACES
-from meltem.objects import JsonObject, labels_of, name_of, namespace_of, objects_at, str_at
+from meltem.objects import JsonObject, labels_of, name_of, namespace_of, objects_at, str_at, string_map_at
 
 FIELD_MANAGER = "istio-operator"
 _AT_ONCE = 8
@@ -56,6 +57,7 @@ PRUNED_KINDS = (
 """Kinds that an installation makes, in the order in which they are deleted. Webhooks first: with nothing behind them
 they would stop pods from being made. Resource definitions are last, and only with --purge: users' resources go with
 them."""
+_RIGHTS = frozenset(("RoleBinding", "Role", "ClusterRoleBinding", "ClusterRole", "ServiceAccount"))
 CRD_KIND = ("apiextensions.k8s.io/v1", "CustomResourceDefinition")
 
 
@@ -244,10 +246,22 @@ async def installed(client: KubeClient, *, revision: str = "", purge: bool = Fal
     return [o for o in found if labels_of(o).get(COMPONENT_LABEL) != "Base"]
 
 
-async def remove(client: KubeClient, objects: Iterable[JsonObject], report: Reporter, *, dry_run: bool = False) -> None:
-    """Deletes objects in the order given."""
+async def remove(
+    client: KubeClient, objects: Iterable[JsonObject], report: Reporter, *, clock: Clock, dry_run: bool = False
+) -> None:
+    """Deletes objects in the order given. An istiod keeps its rights until it has ended: as it ends it gives its leases
+    back, and who comes after it would have to wait until they expire."""
+    ending: list[JsonObject] = []
     for obj in objects:
         if dry_run:
             report.note(f"  Would remove {describe(obj)}")
-        else:
-            await _delete(client, obj, report)
+            continue
+        if str_at(obj, "kind") in _RIGHTS:
+            for deployment in ending:
+                labels = string_map_at(deployment, "spec", "selector", "matchLabels")
+                selector = ",".join(f"{k}={v}" for k, v in labels.items())
+                await pods_gone(client, namespace_of(deployment), clock, report.busy, selector=selector)
+            ending = []
+        await _delete(client, obj, report)
+        if str_at(obj, "kind") == "Deployment" and labels_of(obj).get(COMPONENT_LABEL) == "Pilot":
+            ending.append(obj)

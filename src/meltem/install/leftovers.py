@@ -23,10 +23,12 @@ _OWN = {
 _PATIENCE = 45.0
 
 
-async def pods_gone(client: KubeClient, namespace: str, clock: Clock, busy: Callable[[str], None]) -> None:
+async def pods_gone(
+    client: KubeClient, namespace: str, clock: Clock, busy: Callable[[str], None], *, selector: str = "app=istiod"
+) -> None:
     """Waits until no pod of a control plane is left; goes on after 45 s all the same."""
     end = clock.monotonic() + _PATIENCE
-    while (await client.list(PODS, namespace, label_selector="app=istiod")).items and clock.monotonic() < end:
+    while (await client.list(PODS, namespace, label_selector=selector)).items and clock.monotonic() < end:
         busy("Waiting for istiod to end.")
         await clock.sleep(0.2)
 

@@ -153,7 +153,7 @@ class Operator:
             # A resource that never could be read made nothing since; what an earlier form of it made is found by name.
             installation = Installation({"metadata": {"name": name}, "spec": {}}, "default")
         try:
-            await remove(self._client, await surplus(self._client, installation, ()), report)
+            await remove(self._client, await surplus(self._client, installation, ()), report, clock=self._clock)
         except ApiError as error:
             raise ApplyFailed(str(error), where=f"IstioOperator {name}") from None
         return report.lines

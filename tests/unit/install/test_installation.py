@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import asyncio
 from pathlib import Path
+from typing import cast
 
 import pytest
 
+from meltem.clock import ManualClock
 from meltem.errors import UserError
+from meltem.install.deploy import remove
+from meltem.install.operator import Quiet
 from meltem.install.paths import parse_value, set_at
 from meltem.install.render import render
 from meltem.install.spec import Request, profile_names, resolve
+from meltem.kube.client import KubeClient, ListResult
+from meltem.kube.resource_types import ResourceType
 from meltem.objects import JsonObject, name_of, objects_at, str_at
 
 
@@ -94,3 +101,36 @@ def test_every_profile_renders(profile: str) -> None:
 def test_a_bad_set_names_itself(bad: str) -> None:
     with pytest.raises(UserError):
         objects(bad)
+
+
+class Cluster:
+    """What of a client `remove` uses. Pods end some looks after their Deployment."""
+
+    def __init__(self) -> None:
+        self.gone: list[str] = []
+        self.looks: list[tuple[str, str, int]] = []
+
+    async def resource_type(self, api_version: str, kind: str) -> ResourceType:
+        return ResourceType("", "v1", kind.lower() + "s", kind, True)
+
+    async def delete(self, rt: ResourceType, name: str, namespace: str, **_: object) -> None:
+        self.gone.append(rt.kind)
+
+    async def list(self, rt: ResourceType, namespace: str, *, label_selector: str = "") -> ListResult:
+        self.looks.append((namespace, label_selector, len(self.gone)))
+        return ListResult([{}] if len(self.looks) < 3 else [], "7")
+
+
+async def test_an_istiod_keeps_its_rights_until_its_pods_have_ended() -> None:
+    """It gives back its leases as it ends; without rights the next mesh would wait for them."""
+    made = objects()
+    wanted = [made[k] for k in (("Deployment", "istiod"), ("Service", "istiod"), ("ServiceAccount", "istiod"))]
+    cluster, clock = Cluster(), ManualClock()
+    work = asyncio.create_task(remove(cast(KubeClient, cluster), wanted, Quiet(), clock=clock))
+    for _ in range(5):
+        await clock.advance(1)
+    await work
+    assert cluster.gone == ["Deployment", "Service", "ServiceAccount"]
+    assert len(cluster.looks) == 3 and {n for _, _, n in cluster.looks} == {2}, "between the Service and the account"
+    namespace, selector, _ = cluster.looks[0]
+    assert namespace == "istio-system" and "app=istiod" in selector
