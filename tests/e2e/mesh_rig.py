@@ -265,8 +265,8 @@ class LocalMesh(Mesh):
     interpreter = sys.executable
     # Containers of the local cluster see this machine's files.
 
-    def up(self) -> None:
-        self.istioctl("local", "up", "--name", self.name, "--no-context")
+    def up(self, *options: str) -> None:
+        self.istioctl("local", "up", "--name", self.name, "--no-context", *options)
 
     def down(self) -> None:
         if self.home.exists():

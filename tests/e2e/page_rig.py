@@ -1,17 +1,19 @@
 """Pages of docs/ as tests type them: blocks of commands with the output that they promise, or the blocks of a section.
 
-In: a Markdown file. Out: `blocks_of` its `bash` blocks; `Section` has the `sh` blocks of one section, which start and
-end whole installations, to be typed one by one.
+In: a Markdown file. Out: `blocks_of` its `bash` blocks, which `type_page` types; `Section` has the `sh` blocks of one
+section, which start and end whole installations, to be typed one by one.
 """
 
 from __future__ import annotations
 
 import re
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from mesh_rig import ROOT, Mesh
+from mesh_rig import ROOT, Mesh, eventually
 
+_ASSIGNMENT = re.compile(r"^(?:export )?[A-Z_]+=.*$", re.MULTILINE)
 _BLOCK = re.compile(r"^```(\w+)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
 
 
@@ -32,6 +34,39 @@ def blocks_of(file: Path) -> list[Block]:
         elif match[1] == "text" and found and not found[-1].expected:
             found[-1].expected.extend(match[2].splitlines())
     return found
+
+
+def missing_line(expected: list[str], output: str) -> str:
+    """The first expected line that does not come after those before it; empty when all do."""
+    rest = [" ".join(line.split()) for line in output.splitlines()]
+    for wanted in expected:
+        parts = [".*".join(re.escape(p) for p in word.split("…")) for word in wanted.split()]
+        pattern = re.compile(".*".join(parts) if "…" in wanted else " ".join(parts))
+        while rest and not pattern.search(rest[0]):
+            del rest[0]
+        if not rest:
+            return wanted
+    return ""
+
+
+def type_page(mesh: Mesh, file: Path, directory: Path) -> None:
+    """Types all `bash` blocks in order, in a directory that has what the repository has; each is tried again while a
+    change is still on its way."""
+    for entry in ROOT.iterdir():
+        (directory / entry.name).symlink_to(entry)
+    assignments: list[str] = [f"cd {shlex.quote(str(directory))}"]
+    for block in blocks_of(file):
+        script = "\n".join(["set -eo pipefail", *assignments, block.commands])
+
+        def typed(script: str = script, block: Block = block) -> None:
+            done = mesh.run(["bash", "-c", script])
+            where = f"{file.name}:{block.line}"
+            assert done.returncode == 0, f"{where} ended with {done.returncode}: {done.stdout}{done.stderr}"
+            lacking = missing_line(block.expected, done.stdout)
+            assert not lacking, f"{where}: no line {lacking!r} in:\n{done.stdout}{done.stderr}"
+
+        eventually(typed, 40)
+        assignments += _ASSIGNMENT.findall(block.commands)
 
 
 class Section:

@@ -8,48 +8,20 @@ the page. The working directory is the page's own and has what the repository ha
 
 from __future__ import annotations
 
-import re
-import shlex
 from pathlib import Path
 
 import pytest
-from mesh_rig import ROOT, Mesh, eventually
-from page_rig import Block, blocks_of
+from mesh_rig import ROOT, Mesh
+from page_rig import missing_line, type_page
 
-FILES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-_ASSIGNMENT = re.compile(r"^(?:export )?[A-Z_]+=.*$", re.MULTILINE)
-
-
-def missing_line(expected: list[str], output: str) -> str:
-    """The first expected line that does not come after those before it; empty when all do."""
-    rest = [" ".join(line.split()) for line in output.splitlines()]
-    for wanted in expected:
-        parts = [".*".join(re.escape(p) for p in word.split("…")) for word in wanted.split()]
-        pattern = re.compile(".*".join(parts) if "…" in wanted else " ".join(parts))
-        while rest and not pattern.search(rest[0]):
-            del rest[0]
-        if not rest:
-            return wanted
-    return ""
+ELSEWHERE = {"dual-stack.md": "test_dual_stack.py"}
+"""Pages that want a cluster of their own, and who types them."""
+FILES = [ROOT / "README.md", *sorted(f for f in (ROOT / "docs").glob("*.md") if f.name not in ELSEWHERE)]
 
 
 @pytest.mark.parametrize("file", FILES, ids=lambda f: f.name)
 def test_the_commands_do_what_the_page_says(mesh: Mesh, file: Path, tmp_path: Path) -> None:
-    for entry in ROOT.iterdir():
-        (tmp_path / entry.name).symlink_to(entry)
-    assignments: list[str] = [f"cd {shlex.quote(str(tmp_path))}"]
-    for block in blocks_of(file):
-        script = "\n".join(["set -eo pipefail", *assignments, block.commands])
-
-        def typed(script: str = script, block: Block = block) -> None:
-            done = mesh.run(["bash", "-c", script])
-            where = f"{file.name}:{block.line}"
-            assert done.returncode == 0, f"{where} ended with {done.returncode}: {done.stdout}{done.stderr}"
-            lacking = missing_line(block.expected, done.stdout)
-            assert not lacking, f"{where}: no line {lacking!r} in:\n{done.stdout}{done.stderr}"
-
-        eventually(typed, 40)
-        assignments += _ASSIGNMENT.findall(block.commands)
+    type_page(mesh, file, tmp_path)
 
 
 def test_expected_lines_are_found_in_order() -> None:
