@@ -288,6 +288,17 @@ def test_binding_a_pod(api: Any, ns: str) -> None:
     assert [i["metadata"]["name"] for i in api.get(f"{pods}?fieldSelector=spec.nodeName%3Dn1").json["items"]] == ["a"]
 
 
+def test_a_bound_pod_says_where_its_node_is(api: Any, ns: str) -> None:
+    pods, zone = f"/api/v1/namespaces/{ns}/pods", {"topology.kubernetes.io/zone": "z1"}
+    node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": f"n-{ns}", "labels": {**zone, "other": "x"}}}
+    assert api.post("/api/v1/nodes", node).status == 201
+    api.post(pods, pod("a"))
+    target = {"kind": "Node", "name": f"n-{ns}"}
+    body = {"apiVersion": "v1", "kind": "Binding", "metadata": {"name": "a"}, "target": target}
+    assert api.post(f"{pods}/a/binding", body).status == 201
+    assert api.get(f"{pods}/a").json["metadata"]["labels"] == zone
+
+
 def test_eviction_deletes(api: Any, ns: str) -> None:
     pods = f"/api/v1/namespaces/{ns}/pods"
     api.post(pods, pod("a"))

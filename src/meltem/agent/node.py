@@ -46,9 +46,12 @@ def service_cluster(settings: AgentSettings) -> str:
 
 
 def locality(settings: AgentSettings) -> JsonObject:
-    """From the label `istio-locality` (`region.zone.subzone`) where the pod carries it; istiod knows the node's."""
+    """From the label `istio-locality` (`region.zone.subzone`) where the pod has it, else from the node's region and
+    zone, which Kubernetes copies to its pods from 1.35 on. istiod knows the node's anyway; Envoy needs them itself for
+    zone-aware balancing."""
     text = settings.labels.get("topology.istio.io/locality") or settings.labels.get("istio-locality", "")
-    parts = text.replace("/", ".").split(".") if text else []
+    topology = ("topology.kubernetes.io/region", "topology.kubernetes.io/zone", "topology.istio.io/subzone")
+    parts = text.replace("/", ".").split(".") if text else [settings.labels.get(name, "") for name in topology]
     return {name: part for name, part in zip(("region", "zone", "sub_zone"), parts, strict=False) if part}
 
 

@@ -26,6 +26,7 @@ from meltem.graph.networks import reachable
 from meltem.view.dns import DnsView
 from meltem.view.filters import Filters
 from meltem.view.gateway_servers import GatewayKey
+from meltem.view.own_cluster import LOCAL_CLUSTER, OwnCluster
 from meltem.view.proxy import Proxy
 from meltem.view.scope import Scope
 from meltem.view.scope_view import HTTP_PROXY, ScopeView
@@ -129,6 +130,9 @@ class Resources:
             groups.append(InboundKey(key_of(inbound_view)))
         if gateway_key is not None:
             groups.append(gateway_key)
+        own = reader.get(self.views.own_of, proxy_id)
+        if own is not None:
+            groups.append(own)
         return {proxy_id: tuple(groups)}
 
     def _collections(self) -> None:
@@ -321,7 +325,19 @@ class Resources:
             found = reader.get(assigned, unit.endpoints) if unit.endpoints is not None else None
             return {} if found is None else {(key[0], api.ENDPOINT, found.name): found}
 
-        return [graph.derive("endpoint resources", self.views.clusters, placed)]
+        def beside(reader: Reader, key: OwnCluster, _v: bool) -> Mapping[GroupKey, Resource]:
+            service = reader.get(mesh.services, key.service) if key.service is not None else None
+            port = service.port(key.port) if service is not None else None
+            found = mesh.endpoints_of(reader, service.key) if service is not None else []
+            same = [e for e in found if key.has(e)]
+            where = EndpointsKey(LOCAL_CLUSTER, service.key if service is not None else ("", ""), key.port)
+            made = endpoints.assignment(where, port.name if port is not None else "", same)
+            return {(key, api.ENDPOINT, LOCAL_CLUSTER): made}
+
+        return [
+            graph.derive("endpoint resources", self.views.clusters, placed),
+            graph.derive("endpoints beside", self.views.own_clusters, beside),
+        ]
 
 
 def _make_virtual_host(key: tuple[str, _Keyed]) -> tuple[Resource, ...]:

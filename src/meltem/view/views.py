@@ -25,8 +25,9 @@ from meltem.graph.policies import Policies, by_choice, by_labels
 from meltem.graph.routing import Routing
 from meltem.resources import networking
 from meltem.resources.meshconfig import MeshConfig
-from meltem.view import dns, gateway, inbound, outbound, outbound_chains, patching, scope
+from meltem.view import dns, gateway, inbound, outbound, outbound_chains, own_cluster, patching, scope
 from meltem.view.filters import NO_FILTERS, Filters
+from meltem.view.own_cluster import OwnCluster
 from meltem.view.patching import PatchSet
 from meltem.view.policy import merged
 from meltem.view.proxy import NOWHERE, Proxy, ProxyKind
@@ -156,10 +157,11 @@ class Views:
     def _locality_of(self, reader: Reader, proxy: Proxy) -> tuple[str, str, str]:
         """Where the proxy says that it is, else where its workload is (a pod: on its node)."""
         where = proxy.locality
-        if where != NOWHERE:
-            return (where.region, where.zone, where.subzone)
         workload = self.workload_of(reader, proxy)
-        return workload.locality if workload is not None else ("", "", "")
+        known = workload.locality if workload is not None else ("", "", "")
+        if where == NOWHERE or (not where.subzone and known[:2] == (where.region, where.zone)):
+            return known  # a pod's own labels have no subzone
+        return (where.region, where.zone, where.subzone)
 
     def _with_policies(self, reader: Reader, proxy: Proxy, made: Scope) -> Scope:
         """The scope with the names of what policies select these proxies: proxies under other ones are other scopes."""
@@ -436,23 +438,27 @@ class Views:
 
     def _inbound(self) -> None:
         graph, mesh = self.graph, self.mesh
-        by_selector = graph.index(
+        self._by_selector = graph.index(
             "services by selector",
             mesh.services,
             lambda _k, s: [(s.namespace, *s.selector[0])] if s.selector else (),
         )
+
+        def own_of(reader: Reader, proxy_id: str, proxy: Proxy) -> Mapping[str, OwnCluster]:
+            if not own_cluster.wanted(proxy):
+                return {}
+            workload = self.workload_of(reader, proxy)
+            labels = workload.labels if workload is not None else proxy.labels
+            services = self._services_of(reader, proxy.namespace, labels)
+            region = self._locality_of(reader, proxy)[0]
+            return {proxy_id: own_cluster.own_cluster(services.values(), workload, region)}
 
         def view_of(reader: Reader, proxy_id: str, proxy: Proxy) -> Mapping[str, InboundView]:
             if proxy.kind is not ProxyKind.SIDECAR:
                 return {}
             workload = self.workload_of(reader, proxy)
             labels = workload.labels if workload is not None else proxy.labels
-            services = {
-                s.key: s
-                for pair in labels
-                for s in reader.lookup(by_selector, (proxy.namespace, *pair)).values()
-                if labels_match(s.selector, labels)
-            }
+            services = self._services_of(reader, proxy.namespace, labels)
             root = mesh.config(reader).root_namespace
             policy = peer_policy(reader, mesh.peer_authentications, proxy.namespace, labels, root)
             sidecar = self.sidecar_of(reader, proxy)
@@ -484,6 +490,21 @@ class Views:
         self.inbound: Collection[InboundKey, InboundView] = graph.derive(
             "inbound views", self.inbound_of, lambda _r, _k, v: {InboundKey(key_of(v)): v}
         )
+        self.own_of: Collection[str, OwnCluster] = graph.derive("own cluster of proxy", self.proxies, own_of)
+        self.own_clusters: Collection[OwnCluster, bool] = graph.derive(
+            "own clusters", self.own_of, lambda _r, _k, v: {v: True}
+        )
+
+    def _services_of(
+        self, reader: Reader, namespace: str, labels: tuple[tuple[str, str], ...]
+    ) -> dict[ServiceKey, Service]:
+        """Those of the namespace that select a workload with these labels."""
+        return {
+            s.key: s
+            for pair in labels
+            for s in reader.lookup(self._by_selector, (namespace, *pair)).values()
+            if labels_match(s.selector, labels)
+        }
 
     def workload_of(self, reader: Reader, proxy: Proxy) -> Workload | None:
         """The pod of that name, else whoever has the proxy's address."""

@@ -6,6 +6,7 @@ import asyncio
 import socket
 from collections import Counter
 from pathlib import Path
+from typing import cast
 
 import mesh_files
 import msgspec
@@ -14,6 +15,7 @@ from aiohttp import web
 from envoys import Rig, until
 from mesh_yaml import istio, service
 
+from meltem.objects import Json, JsonObject
 from meltem.view.proxy import Locality
 
 pytestmark = pytest.mark.envoy
@@ -39,6 +41,51 @@ async def test_consistent_hash_keeps_a_key_on_one_endpoint(tmp_path: Path, kind:
                 users.setdefault(user, set()).add(answer.body)
         assert all(len(found) == 1 for found in users.values())
         assert all(b.seen for b in backends)
+
+
+async def test_zone_aware_balancing_stays_in_the_zone_while_callers_are_spread_over_the_zones(tmp_path: Path) -> None:
+    """Envoy compares where the callers are (`local_cluster`, as istiod tells it) with where the endpoints are."""
+    nodes = [f"kind: Node\napiVersion: v1\nmetadata: {{name: n-{z}, labels: {{topology.kubernetes.io/zone: {z}}}}}\n"
+             for z in ("a", "b")]  # fmt: skip
+    callers = service("client", {"http": 80}, [("10.0.0.9", "v1"), ("10.0.0.8", "v1")], ip="10.9.0.2")
+    callers = callers.replace("nodeName: node-1", "nodeName: n-a", 1).replace("nodeName: node-1", "nodeName: n-b")
+    owner = "[{apiVersion: apps/v1, kind: ReplicaSet, name: client-5f, uid: u, controller: true}]"
+    callers = callers.replace(
+        "labels: {app: client", f"ownerReferences: {owner}, labels: {{pod-template-hash: 5f, app: client"
+    )
+    servers = istio(
+        "ServiceEntry",
+        "zoned",
+        "hosts: [zoned.test]\nports: [{number: 80, name: http, protocol: HTTP}]\nresolution: STATIC\nendpoints:\n"
+        "- {address: 10.8.0.1, locality: /a}\n- {address: 10.8.0.2, locality: /b}",
+    )
+    policy = "host: zoned.test\ntrafficPolicy: {loadBalancer: {zoneAwareLbSetting: {minClusterSize: 1}}}"
+    mesh = "---\n".join((*nodes, callers, servers, istio("DestinationRule", "zoned", policy)))
+    client = mesh_files.sidecar(
+        "client-v1-9", "default", "10.0.0.9", {"app": "client"}, interception="NONE",
+        metadata=(("ENABLE_SELF_DISCOVERY", "true"),),
+    )  # fmt: skip
+
+    async with Rig(tmp_path) as rig:
+        near, far = await rig.backend("10.8.0.1", 80), await rig.backend("10.8.0.2", 80)
+        engine = rig.engine(mesh)
+        told = mesh_files.readable("endpoints", mesh_files.generated(engine, client)["endpoints"]["local_cluster"])
+
+        def as_the_agent_has_it(document: JsonObject) -> None:
+            cast(JsonObject, document["node"])["locality"] = {"zone": "a"}
+            document["cluster_manager"] = {"local_cluster_name": "local_cluster"}
+            own: JsonObject = {"name": "local_cluster", "type": "STATIC", "load_assignment": cast(Json, told)}
+            own["common_lb_config"] = {"zone_aware_lb_config": {"min_cluster_size": 1}}
+            cast("list[Json]", cast(JsonObject, document["static_resources"])["clusters"]).append(own)
+
+        spread = await rig.envoy(engine, client)
+        aware = await rig.envoy(engine, client, change=as_the_agent_has_it)
+        for envoy, everywhere in ((spread, True), (aware, False)):
+            before = len(far.seen)
+            for _ in range(20):
+                assert (await rig.get(envoy, 80, "zoned.test")).status == 200
+            assert (len(far.seen) > before) is everywhere
+        assert len(near.seen) >= 20
 
 
 async def test_an_endpoint_that_fails_is_ejected_and_stays_silent(tmp_path: Path) -> None:

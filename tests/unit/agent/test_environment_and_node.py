@@ -35,6 +35,20 @@ def test_the_node_is_what_istiod_expects(tmp_path: Path) -> None:
     assert metadata["INTERCEPTION_MODE"] == "REDIRECT"
 
 
+@pytest.mark.parametrize(
+    ("labels", "found"),
+    [
+        ('topology.kubernetes.io/region="r"\ntopology.kubernetes.io/zone="z"\n', {"region": "r", "zone": "z"}),
+        ('topology.kubernetes.io/zone="z"\nistio-locality="a.b.c"\n', {"region": "a", "zone": "b", "sub_zone": "c"}),
+        ("", {}),
+    ],
+)
+def test_a_pod_s_labels_say_where_it_is(tmp_path: Path, labels: str, found: dict[str, str]) -> None:
+    (tmp_path / "etc/istio/pod").mkdir(parents=True)
+    (tmp_path / "etc/istio/pod/labels").write_text(labels)
+    assert node.locality(settings(tmp_path)) == found
+
+
 def test_proxy_metadata_are_environment_variables_and_the_pods_own_win(tmp_path: Path) -> None:
     config = json.dumps({"proxyMetadata": {"ISTIO_META_DNS_CAPTURE": "true", "ISTIO_META_X": "mesh"}})
     found = settings(tmp_path, PROXY_CONFIG=config, ISTIO_META_X="pod")

@@ -31,6 +31,7 @@ from meltem.objects import (
     strings_at,
 )
 
+_TOPOLOGY = ("topology.kubernetes.io/region", "topology.kubernetes.io/zone")
 _BUDGETS = "poddisruptionbudgets.policy"
 
 
@@ -64,6 +65,10 @@ async def _bind(core: Core, call: Call, name: str, body: JsonObject) -> web.Stre
     if str_at(spec, "nodeName"):
         raise conflict("pods", name, f'pod {name} is already assigned to node "{str_at(spec, "nodeName")}"')
     spec["nodeName"] = node
+    host = core.store.head(Key("nodes", "", node))
+    topology = {k: v for k, v in labels_of(host.object).items() if k in _TOPOLOGY} if host is not None else {}
+    if topology:  # as the admission plugin PodTopologyLabels
+        ensure_object(ensure_object(pod, "metadata"), "labels").update(topology)
     annotations = object_at(body, "metadata", "annotations")
     if annotations:
         ensure_object(ensure_object(pod, "metadata"), "annotations").update(annotations)
