@@ -400,7 +400,12 @@ def _import_package(package: str) -> None:
             importlib.import_module(f"{package}.{module.name}")
 
 
+LONGEST = 9_000_000_000.0
+"""Seconds: more nanoseconds than 64 bits hold are refused by Envoy, with all that stands beside."""
+
+
 def duration(seconds: float) -> duration_pb2.Duration:
+    seconds = min(seconds, LONGEST)
     nanos = round(seconds * 1_000_000_000)
     return duration_pb2.Duration(seconds=nanos // 1_000_000_000, nanos=nanos % 1_000_000_000)
 

@@ -56,27 +56,27 @@ def _fields(kind: str, struct: type[Message], found: dict[str, None], seen: set[
             _fields(kind, below, found, seen)
 
 
-def _shape(annotation: object) -> tuple[str, object]:
-    """`struct`, `list`, `map` or `value`, and the struct or the type of the elements."""
+def shape_of(annotation: object) -> tuple[str, object]:
+    """`struct`, `list`, `map` or `value`, and the struct or the type of the elements or of the value."""
     origin, arguments = get_origin(annotation), cast("tuple[object, ...]", get_args(annotation))
     if origin is Annotated:
-        return _shape(arguments[0])
+        return shape_of(arguments[0])
     if origin in (types.UnionType, Union):
         rest = [a for a in arguments if a is not type(None)]
-        return _shape(rest[0]) if len(rest) == 1 else ("value", None)
+        return shape_of(rest[0]) if len(rest) == 1 else ("value", None)
     if origin is tuple:
         return "list", arguments[0]
     if origin is dict:
         return "map", arguments[1]
     if isinstance(annotation, type) and issubclass(annotation, Message):
         return "struct", annotation
-    return "value", None
+    return "value", annotation
 
 
 def _innermost(annotation: object) -> type[Message] | None:
-    shape, below = _shape(annotation)
+    shape, below = shape_of(annotation)
     while shape in ("list", "map"):
-        shape, below = _shape(below)
+        shape, below = shape_of(below)
     return cast("type[Message]", below) if shape == "struct" else None
 
 
@@ -127,7 +127,7 @@ def _set_fields(kind: str, struct: type[Message], value: Json, path: Path_) -> I
 
 
 def _below(kind: str, annotation: object, value: Json, path: Path_) -> Iterator[tuple[str, Path_]]:
-    shape, below = _shape(annotation)
+    shape, below = shape_of(annotation)
     if shape == "struct":
         yield from _set_fields(kind, cast("type[Message]", below), value, path)
     elif shape == "list" and isinstance(value, list):

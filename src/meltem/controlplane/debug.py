@@ -272,7 +272,7 @@ class Debug:
         return {"proxy": connection.proxy.id, "groups": [repr(g) for g in connection.attachment.groups]}
 
     def _problems(self) -> Json:
-        bad: JsonObject = {f"{k} {ns}/{n}": reason for (k, ns, n), reason in self._feed.problems.items()}
+        bad: JsonObject = {f"{k} {ns}/{n}": why.reason for (k, ns, n), why in self._feed.problems.items()}
         failures: list[Json] = [
             {"collection": f.collection, "key": repr(f.key), "error": repr(f.error)}
             for f in self._engine.graph.failures

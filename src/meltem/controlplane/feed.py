@@ -14,11 +14,11 @@ import structlog
 
 from meltem.collections import Graph, Source
 from meltem.errors import InvalidResource
-from meltem.graph.inputs import Inputs, ResourceKey
+from meltem.graph.inputs import Inputs, ResourceKey, Unusable
 from meltem.kube.client import KubeClient
 from meltem.kube.reflector import Reflector
 from meltem.kube.resource_types import ResourceType
-from meltem.objects import JsonObject, name_of, namespace_of, str_at
+from meltem.objects import JsonObject, int_at, name_of, namespace_of, str_at
 from meltem.resources.kinds import KINDS, KindInfo
 from meltem.resources.parse import first_line, read_as
 
@@ -40,7 +40,7 @@ class KindFeed:
         source: Source[ResourceKey, object],
         info: KindInfo,
         cluster: str,
-        problems: dict[tuple[str, str, str], str],
+        problems: dict[tuple[str, str, str], Unusable],
         selected: Callable[[str], bool] = lambda _namespace: True,
     ) -> None:
         """`selected`: whether the mesh looks into a namespace (`discoverySelectors`)."""
@@ -132,9 +132,10 @@ class KindFeed:
             read = read_as(obj, self.info)
         except InvalidResource as error:
             line = first_line(error)
-            if self._problems.get(where) != line:
+            found = Unusable(line, str_at(obj, "metadata", "uid"), int_at(obj, "metadata", "generation"))
+            if self._problems.get(where) != found:
                 log.warning("an object cannot be used", kind=where[0], namespace=where[1], name=where[2], reason=line)
-            self._problems[where] = line
+            self._problems[where] = found
             return None
         self._problems.pop(where, None)
         return read
@@ -187,7 +188,7 @@ class Feed:
         selected: Callable[[str], bool] = lambda _namespace: True,
         ignored: Callable[[KindInfo], bool] = lambda _kind: False,
     ) -> None:
-        self.problems: dict[tuple[str, str, str], str] = {}
+        self.problems: dict[tuple[str, str, str], Unusable] = {}
         self.kinds: dict[str, KindFeed] = {}
         self._graph = graph
         self._reflectors: dict[str, Reflector] = {}

@@ -20,6 +20,8 @@ from meltem.view.units import Balance, ClusterView, InboundPort, InboundView, Me
 C = api.cluster.Cluster
 HTTP_OPTIONS = "envoy.extensions.upstreams.http.v3.HttpProtocolOptions"
 MAX_UINT32 = 4294967295
+LONGEST_KEEPALIVE = 32767
+"""Seconds: Linux refuses a connection that asks for more (MAX_TCP_KEEPIDLE)."""
 
 _TYPES = {
     Resolution.ENDPOINTS: C.EDS,
@@ -250,9 +252,9 @@ def _keepalive(message: C, pool: networking.ConnectionPool | None, mesh: MeshOpt
     if keepalive.probes:
         made.keepalive_probes.value = keepalive.probes
     if keepalive.time is not None:
-        made.keepalive_time.value = int(keepalive.time)
+        made.keepalive_time.value = min(int(keepalive.time), LONGEST_KEEPALIVE)
     if keepalive.interval is not None:
-        made.keepalive_interval.value = int(keepalive.interval)
+        made.keepalive_interval.value = min(int(keepalive.interval), LONGEST_KEEPALIVE)
 
 
 def _http_options(

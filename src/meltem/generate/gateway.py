@@ -5,6 +5,8 @@ In: `GatewayListenerView`. Out: `listener.Listener` resources.
 
 from __future__ import annotations
 
+import msgspec
+
 from meltem import envoyapi as api
 from meltem.envoyapi import Resource
 from meltem.generate import tls
@@ -51,6 +53,24 @@ def listener(view: GatewayListenerView) -> Resource:
         if made is not None:
             message.filter_chains.append(made)
     return api.resource(api.LISTENER, view.name, message)
+
+
+class Broken(msgspec.Struct, frozen=True):
+    """A filter chain that cannot be made."""
+
+    chain: GatewayChain
+    error: str
+
+
+def broken(view: GatewayListenerView) -> tuple[Broken, ...]:
+    """The chains to blame where a listener cannot be made; the others are made without them."""
+    found: list[Broken] = []
+    for chain in view.chains:
+        try:
+            _chain(view, chain, set())
+        except Exception as error:  # whatever it is, it must not cost the other chains
+            found.append(Broken(chain, str(error)))
+    return tuple(found)
 
 
 def _chain(view: GatewayListenerView, chain: GatewayChain, seen: set[tuple[object, ...]]) -> FilterChain | None:

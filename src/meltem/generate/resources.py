@@ -147,6 +147,12 @@ class Resources:
             graph.derive("gateway route resources", views.gateways.routes, self._gateway_routes),
             *self._virtual_hosts(),
         ]
+        self.broken_chains: Collection[tuple[GatewayKey, str], tuple[gateway.Broken, ...]] = graph.derive(
+            "broken gateway chains",
+            views.gateways.listeners,
+            lambda _r, key, view: {key: found} if (found := self._broken(view)) else {},
+        )
+        """Filter chains of gateways that are left out, by the listener."""
         self.patched = Patched(views, drafts)
         self.bundles.add_settling(self.patched.settled)
         parts: list[Collection[GroupKey, Resource]] = [
@@ -217,8 +223,25 @@ class Resources:
     def _gateway_listeners(
         self, reader: Reader, key: tuple[GatewayKey, str], view: GatewayListenerView
     ) -> Mapping[GroupKey, Resource]:
-        made = self.generators["gateway listeners"](view)
+        try:
+            made = self.generators["gateway listeners"](view)
+        except Exception:
+            bad = [b.chain for b in gateway.broken(view)]
+            rest = tuple(c for c in view.chains if c not in bad)
+            if len(rest) == len(view.chains):  # no single chain is to blame
+                raise
+            made = Made(())
+            if rest:
+                made = self.generators["gateway listeners"](msgspec.structs.replace(view, chains=rest))
         return self._of_scope(key[0].scope, made, key[0])
+
+    def _broken(self, view: GatewayListenerView) -> tuple[gateway.Broken, ...]:
+        """Chains of which no configuration can be made: they cost themselves."""
+        try:
+            self.generators["gateway listeners"](view)
+        except Exception:
+            return gateway.broken(view)
+        return ()
 
     def _gateway_routes(
         self, reader: Reader, key: tuple[GatewayKey, str], view: RouteConfigView

@@ -296,7 +296,16 @@ def _direct(made: R.Route, response: networking.HTTPDirectResponse) -> None:
     if body is not None and body.string is not None:
         made.direct_response.body.inline_string = body.string
     elif body is not None and body.bytes is not None:
-        made.direct_response.body.inline_bytes = base64.b64decode(body.bytes)
+        made.direct_response.body.inline_bytes = _decoded(body.bytes)
+
+
+def _decoded(text: str) -> bytes:
+    """As protobuf reads base64: either alphabet, with padding or without."""
+    plain = text.rstrip("=")
+    return base64.urlsafe_b64decode(plain.translate(_URL_SAFE) + "=" * (-len(plain) % 4))
+
+
+_URL_SAFE = str.maketrans("+/", "-_")
 
 
 # --- faults and CORS ---

@@ -38,6 +38,17 @@ class Trial(msgspec.Struct, frozen=True):
     """Why it could not be tried; it is used as it is."""
 
 
+class Unusable(msgspec.Struct, frozen=True):
+    """Why an object is not in force; and which it is, since another may take its name."""
+
+    reason: str
+    uid: str = ""
+    generation: int = 0
+
+    def __str__(self) -> str:
+        return self.reason
+
+
 class Inputs:
     """All sources. `by_kind` serves whoever feeds them by kind name."""
 

@@ -79,6 +79,11 @@ def declared_protocol(name: str) -> Protocol:
     return _BY_NAME.get(name.lower(), Protocol.TCP if name else Protocol.AUTO)
 
 
+def names_protocol(name: str) -> bool:
+    """Whether it is the name of a protocol at all."""
+    return name.lower() in _BY_NAME
+
+
 def port_protocol(port: int, name: str, app_protocol: str, transport: str) -> Protocol:
     """Istio's protocol selection: appProtocol, else the port's name (`<protocol>[-<suffix>]`), else AUTO."""
     if transport == "UDP":

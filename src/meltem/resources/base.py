@@ -25,7 +25,9 @@ JsonMap: TypeAlias = dict[str, object]
 
 
 class Schema:
-    """OpenAPI marks of a field for its CRD (`Annotated[int, Schema(minimum=1)]`); decoding ignores them."""
+    """OpenAPI marks of a field for its CRD (`Annotated[int, Schema(minimum=1)]`); decoding ignores them. What decoding
+    heeds is `msgspec.Meta`: the numbers that Envoy's messages can hold, so that a resource with another, written while
+    no schema and no webhook stood before it, cannot be read and costs only itself."""
 
     __slots__ = ("keywords",)
 
@@ -74,6 +76,14 @@ class Duration(float):
             raise ValueError(f"{text!r} is longer than a duration can be ({int(MAX_DURATION)}s)")
         return cls(round(-total if text.startswith("-") else total, 9))
 
+    @classmethod
+    def span(cls, text: str) -> Duration:
+        """As in a resource, where none is below zero: Envoy would refuse it with all that stands beside it."""
+        made = cls.parse(text)
+        if made < 0:
+            raise ValueError(f"{text[:64]!r} is less than nothing: write how long, such as 5s")
+        return made
+
     @property
     def seconds(self) -> float:
         return float(self)
@@ -97,16 +107,33 @@ AT_LEAST_1MS = cel(("must be a valid duration greater than 1ms", "duration(self)
 PORT_RULE = cel(("port must be between 1-65535", "0 < self && self <= 65535"))
 
 Timeout = Annotated[Duration, AT_LEAST_1MS]
-Int32 = Annotated[int, Schema(format="int32")]
-NonNegativeInt32 = Annotated[int, Schema(format="int32", minimum=0)]
-UInt32 = Annotated[int, Schema(minimum=0, maximum=4294967295)]
-UInt64 = Annotated[int, Schema(minimum=0)]
-PortNumber = Annotated[int, Schema(minimum=0, maximum=4294967295), PORT_RULE]
+_SIGNED = msgspec.Meta(ge=-(2**31), le=2**31 - 1)
+AT_LEAST_0 = msgspec.Meta(ge=0)
+A_COUNT = msgspec.Meta(ge=0, le=2**31 - 1)
+A_PERCENTAGE = msgspec.Meta(ge=0, le=100)
+A_PORT = msgspec.Meta(ge=0, le=65535)
+BASE64 = msgspec.Meta(pattern=r"^(?:[\w+/-]{4})*(?:[\w+/-]{2}(?:==)?|[\w+/-]{3}=?)?\Z")
+_UNSIGNED = msgspec.Meta(ge=0, le=2**32 - 1)
+Int32 = Annotated[int, Schema(format="int32"), _SIGNED]
+Count = Annotated[int, Schema(format="int32"), A_COUNT]
+Percentage = Annotated[int, Schema(format="int32"), A_PERCENTAGE]
+Share = Annotated[int, Schema(minimum=0, maximum=4294967295), A_PERCENTAGE]
+ShareValue = Annotated[Annotated[int, A_PERCENTAGE] | None, Schema(minimum=0, maximum=4294967295, nullable=True)]
+PlainPort = Annotated[int, Schema(minimum=0, maximum=4294967295), A_PORT]
+Status = Annotated[int, Schema(minimum=0, maximum=4294967295), msgspec.Meta(ge=0, le=599)]
+StatusCode = Annotated[int, Schema(format="int32"), msgspec.Meta(ge=0, le=599)]
+PercentDouble = Annotated[float, Schema(format="double"), A_PERCENTAGE]
+NonNegativeInt32 = Annotated[int, Schema(format="int32", minimum=0), A_COUNT]
+UInt32 = Annotated[int, Schema(minimum=0, maximum=4294967295), _UNSIGNED]
+UInt64 = Annotated[int, Schema(minimum=0), AT_LEAST_0]
+PortNumber = Annotated[int, Schema(minimum=0, maximum=4294967295), PORT_RULE, A_PORT]
 Double = Annotated[float, Schema(format="double")]
 BoolValue = Annotated[bool | None, Schema(nullable=True)]
-Int32Value = Annotated[int | None, Schema(format="int32", nullable=True)]
-UInt32Value = Annotated[int | None, Schema(minimum=0, maximum=4294967295, nullable=True)]
-PercentValue = Annotated[float | None, Schema(format="double", minimum=0, maximum=100, nullable=True)]
+Int32Value = Annotated[Annotated[int, _SIGNED] | None, Schema(format="int32", nullable=True)]
+UInt32Value = Annotated[Annotated[int, _UNSIGNED] | None, Schema(minimum=0, maximum=4294967295, nullable=True)]
+PercentValue = Annotated[
+    Annotated[float, A_PERCENTAGE] | None, Schema(format="double", minimum=0, maximum=100, nullable=True)
+]
 
 
 class OwnerReference(Message, frozen=True, kw_only=True):
@@ -194,7 +221,7 @@ def decode_hook(kind: type, value: object) -> object:
     """msgspec's hook for the types that it does not know."""
     if kind is Duration:
         if isinstance(value, str):
-            return Duration.parse(value)
+            return Duration.span(value)
         raise ValueError(f"expected a duration such as 5s, got {value!r}")
     return value
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from meltem.resources.base import Condition, Double, IntOrString, Message, Schema, UInt32, cel
+from meltem.resources.base import Condition, IntOrString, Message, PercentDouble, PlainPort, Schema, cel
 
 MatchLabels = Annotated[
     dict[
@@ -70,7 +70,7 @@ class PortSelector(Message, frozen=True, kw_only=True):
     number: Port number.
     """
 
-    number: UInt32 = 0
+    number: PlainPort = 0
 
 
 class LabelsSelector(Message, frozen=True, kw_only=True):
@@ -116,7 +116,7 @@ class Percent(Message, frozen=True, kw_only=True):
     value: From 0 to 100; fractions are allowed.
     """
 
-    value: Double = 0.0
+    value: PercentDouble = 0.0
 
 
 class MessageType(Message, frozen=True, kw_only=True):

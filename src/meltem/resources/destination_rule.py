@@ -10,13 +10,17 @@ from typing import Annotated, ClassVar, Literal
 import msgspec
 
 from meltem.resources.base import (
+    A_COUNT,
+    AT_LEAST_0,
     BoolValue,
+    Count,
     Duration,
-    Int32,
     Message,
+    Percentage,
     PercentValue,
     Resource,
     Schema,
+    Share,
     Timeout,
     UInt32,
     UInt32Value,
@@ -51,13 +55,13 @@ class HTTPPool(Message, frozen=True, kw_only=True):
     """
 
     h2_upgrade_policy: Literal["DEFAULT", "DO_NOT_UPGRADE", "UPGRADE"] = "DEFAULT"
-    http1_max_pending_requests: Int32 = 0
+    http1_max_pending_requests: Count = 0
     http2_keep_alive: Http2KeepAlive | None = None
-    http2_max_requests: Int32 = 0
+    http2_max_requests: Count = 0
     idle_timeout: Timeout | None = None
-    max_concurrent_streams: Int32 = 0
-    max_requests_per_connection: Int32 = 0
-    max_retries: Int32 = 0
+    max_concurrent_streams: Count = 0
+    max_requests_per_connection: Count = 0
+    max_retries: Count = 0
     use_client_protocol: bool = False
 
 
@@ -87,7 +91,7 @@ class TCPPool(Message, frozen=True, kw_only=True):
     connect_timeout: Timeout | None = None
     idle_timeout: Duration | None = None
     max_connection_duration: Timeout | None = None
-    max_connections: Int32 = 0
+    max_connections: Count = 0
     tcp_keepalive: TcpKeepalive | None = None
 
 
@@ -197,7 +201,7 @@ class LocalityDistribute(Message, frozen=True, kw_only=True):
     """
 
     from_: str = ""
-    to: dict[str, UInt32] = {}
+    to: dict[str, Share] = {}
 
 
 class LocalityFailover(Message, frozen=True, kw_only=True):
@@ -234,7 +238,7 @@ class Warmup(Message, frozen=True, kw_only=True):
     minimum_percent: Share that it starts with.
     """
 
-    aggression: Annotated[float | None, Schema(format="double", minimum=0, nullable=True)] = None
+    aggression: Annotated[Annotated[float, AT_LEAST_0] | None, Schema(format="double", minimum=0, nullable=True)] = None
     duration: Timeout
     minimum_percent: PercentValue = None
 
@@ -251,7 +255,9 @@ class ZoneAwareLoadBalancer(Message, frozen=True, kw_only=True):
     enabled: BoolValue = None
     failover: tuple[LocalityFailover, ...] = ()
     failover_priority: tuple[str, ...] = ()
-    min_cluster_size: Annotated[int | None, Schema(maximum=4294967295, minimum=1, nullable=True)] = None
+    min_cluster_size: Annotated[
+        Annotated[int, A_COUNT] | None, Schema(maximum=4294967295, minimum=1, nullable=True)
+    ] = None
 
 
 class LoadBalancer(Message, frozen=True, kw_only=True):
@@ -294,13 +300,15 @@ class OutlierDetection(Message, frozen=True, kw_only=True):
 
     base_ejection_time: Timeout | None = None
     consecutive_5xx_errors: UInt32Value = msgspec.field(name="consecutive5xxErrors", default=None)
-    consecutive_errors: Int32 = 0
+    consecutive_errors: Count = 0
     consecutive_gateway_errors: UInt32Value = None
     consecutive_local_origin_failures: UInt32Value = None
     interval: Timeout | None = None
-    max_ejection_percent: Int32 = 0
-    min_health_percent: Int32 = 0
-    outlier_detection_http_error_codes: tuple[Annotated[int, Schema(maximum=599, minimum=100)], ...] = ()
+    max_ejection_percent: Percentage = 0
+    min_health_percent: Percentage = 0
+    outlier_detection_http_error_codes: tuple[
+        Annotated[int, Schema(maximum=599, minimum=100), msgspec.Meta(ge=0, le=599)], ...
+    ] = ()
     split_external_local_origin_errors: bool = False
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from meltem.resources.base import Int32Value, JsonMap, Message, Resource, Schema, cel
+from meltem.resources.base import A_PORT, Int32Value, JsonMap, Message, Resource, Schema, cel
 from meltem.resources.common import ONE_TARGET, IstioStatus, PolicyTargetReference, TargetRefs, WorkloadSelector
 
 ModuleURL = Annotated[
@@ -39,7 +39,7 @@ class PluginPort(Message, frozen=True, kw_only=True):
     number: Port number.
     """
 
-    number: Annotated[int, Schema(maximum=65535, minimum=1)]
+    number: Annotated[int, Schema(maximum=65535, minimum=1), A_PORT]
 
 
 class TrafficSelector(Message, frozen=True, kw_only=True):

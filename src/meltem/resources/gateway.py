@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated, ClassVar, Literal
 
-from meltem.resources.base import BoolValue, Message, Resource, Schema, UInt32
+from meltem.resources.base import BoolValue, Message, PlainPort, Resource, Schema
 from meltem.resources.common import IstioStatus, TLSVersion
 
 
@@ -21,9 +21,9 @@ class ServerPort(Message, frozen=True, kw_only=True):
     """
 
     name: str
-    number: UInt32
+    number: PlainPort
     protocol: str
-    target_port: UInt32 = 0
+    target_port: PlainPort = 0
 
 
 class TLSCertificate(Message, frozen=True, kw_only=True):

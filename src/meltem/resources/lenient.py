@@ -9,15 +9,16 @@ from __future__ import annotations
 
 import difflib
 import math
+import re
 import types
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from functools import cache
 from typing import Annotated, Literal, TypeAlias, Union, cast, get_args, get_origin, get_type_hints
 
 import msgspec
 
 from meltem.objects import Json
-from meltem.resources.base import Duration, Message
+from meltem.resources.base import BASE64, Duration, Message
 
 MAX_PROBLEMS = 20
 
@@ -56,9 +57,11 @@ class EnumNode(msgspec.Struct, frozen=True):
 
 
 class ScalarNode(msgspec.Struct, frozen=True):
-    """`str`, `int`, `float`, `bool`, `duration`, `int-or-string` or `any`."""
+    """`str`, `base64`, `int`, `float`, `bool`, `duration`, `int-or-string` or `any`; and what a number may be."""
 
     name: str
+    low: float = -math.inf
+    high: float = math.inf
 
 
 Node: TypeAlias = StructNode | ListNode | MapNode | EnumNode | ScalarNode
@@ -78,7 +81,7 @@ def node_of(annotation: object) -> Node:
     origin = get_origin(annotation)
     args = cast("tuple[object, ...]", get_args(annotation))
     if origin is Annotated:
-        return node_of(args[0])
+        return _marked(node_of(args[0]), [m for m in args[1:] if isinstance(m, msgspec.Meta)])
     if origin in (types.UnionType, Union):
         rest = [a for a in args if a is not type(None)]
         return node_of(rest[0]) if len(rest) == 1 else ScalarNode("int-or-string")
@@ -91,6 +94,19 @@ def node_of(annotation: object) -> Node:
     if isinstance(annotation, type) and issubclass(annotation, Message):
         return StructNode(annotation)
     return ScalarNode(_SCALARS[annotation])
+
+
+def _marked(node: Node, marks: Iterable[msgspec.Meta]) -> Node:
+    """The node with what decoding heeds of a field's marks."""
+    for mark in marks:
+        if not isinstance(node, ScalarNode):
+            return node
+        if mark is BASE64:
+            node = ScalarNode("base64")
+        low = node.low if mark.ge is None else max(node.low, mark.ge)
+        high = node.high if mark.le is None else min(node.high, mark.le)
+        node = msgspec.structs.replace(node, low=low, high=high)
+    return node
 
 
 class FieldPlan(msgspec.Struct, frozen=True):
@@ -148,7 +164,11 @@ def _read(value: Json, node: Node, path: str, problems: list[Problem]) -> Json:
         case EnumNode():
             return _enum(value, node.words, path, problems)
         case ScalarNode():
-            return _scalar(value, node.name, path, problems)
+            read = _scalar(value, node.name, path, problems)
+            if isinstance(read, int | float) and not node.low <= read <= node.high:
+                limits = f"Write a number from {node.low:.0f} to {node.high:.0f}."
+                _add(problems, Problem(path, f"{read!r:.32} is out of range", limits))
+            return read
 
 
 def _struct(value: Json, struct: type[Message], path: str, problems: list[Problem]) -> Json:
@@ -212,6 +232,10 @@ def _scalar(value: Json, name: str, path: str, problems: list[Problem]) -> Json:
     match name:
         case "str" if isinstance(value, str):
             return value
+        case "base64" if isinstance(value, str):
+            if re.fullmatch(BASE64.pattern or "", value) is None:
+                _add(problems, Problem(path, "is not base64"))
+            return value
         case "int-or-string" if isinstance(value, int | str):
             return value
         case "int":
@@ -224,7 +248,7 @@ def _scalar(value: Json, name: str, path: str, problems: list[Problem]) -> Json:
                 return real
         case "duration" if isinstance(value, str):
             try:
-                Duration.parse(value)
+                Duration.span(value)
             except ValueError as error:
                 _add(problems, Problem(path, str(error)))
                 return "0s"

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from meltem.resources.base import Message, Resource, Schema
+from meltem.resources.base import A_COUNT, Message, Resource, Schema
 from meltem.resources.common import IstioStatus, WorkloadSelector
 
 
@@ -29,7 +29,7 @@ class ProxyConfigSpec(Message, frozen=True, kw_only=True):
     selector: Workloads that it is for; none means all of the namespace.
     """
 
-    concurrency: Annotated[int | None, Schema(format="int32", minimum=0, nullable=True)] = None
+    concurrency: Annotated[Annotated[int, A_COUNT] | None, Schema(format="int32", minimum=0, nullable=True)] = None
     environment_variables: dict[str, Annotated[str, Schema(maxLength=2048)]] = {}
     image: ProxyImage | None = None
     selector: WorkloadSelector | None = None

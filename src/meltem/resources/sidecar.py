@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from meltem.resources.base import Message, Resource, UInt32
+from meltem.resources.base import Message, PlainPort, Resource
 from meltem.resources.common import Destination, IstioStatus, LabelsSelector
 from meltem.resources.destination_rule import ConnectionPool
 from meltem.resources.gateway import ServerTLS
@@ -23,9 +23,9 @@ class SidecarPort(Message, frozen=True, kw_only=True):
     """
 
     name: str = ""
-    number: UInt32 = 0
+    number: PlainPort = 0
     protocol: str = ""
-    target_port: UInt32 = 0
+    target_port: PlainPort = 0
 
 
 class EgressListener(Message, frozen=True, kw_only=True):

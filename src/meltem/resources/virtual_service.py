@@ -9,7 +9,21 @@ from typing import Annotated, ClassVar, Literal
 
 import msgspec
 
-from meltem.resources.base import BoolValue, Int32, Message, Resource, Schema, Timeout, UInt32, UInt32Value
+from meltem.resources.base import (
+    BASE64,
+    BoolValue,
+    Count,
+    Message,
+    Percentage,
+    PlainPort,
+    Resource,
+    Schema,
+    ShareValue,
+    Status,
+    StatusCode,
+    Timeout,
+    UInt32,
+)
 from meltem.resources.common import Destination, IstioStatus, Percent, StringMatch
 
 
@@ -56,7 +70,7 @@ class HTTPBody(Message, frozen=True, kw_only=True):
 
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = (("string", "bytes"),)
 
-    bytes: Annotated[str, Schema(format="byte")] | None = None
+    bytes: Annotated[str, Schema(format="byte"), BASE64] | None = None
     string: str | None = None
 
 
@@ -68,7 +82,7 @@ class HTTPDirectResponse(Message, frozen=True, kw_only=True):
     """
 
     body: HTTPBody | None = None
-    status: UInt32
+    status: Status
 
 
 class FaultAbort(Message, frozen=True, kw_only=True):
@@ -84,7 +98,7 @@ class FaultAbort(Message, frozen=True, kw_only=True):
 
     grpc_status: str | None = None
     http2_error: str | None = None
-    http_status: Int32 | None = None
+    http_status: StatusCode | None = None
     percentage: Percent | None = None
 
 
@@ -101,7 +115,7 @@ class FaultDelay(Message, frozen=True, kw_only=True):
 
     exponential_delay: Timeout | None = None
     fixed_delay: Timeout | None = None
-    percent: Int32 = 0
+    percent: Percentage = 0
     percentage: Percent | None = None
 
 
@@ -202,7 +216,7 @@ class HTTPRedirect(Message, frozen=True, kw_only=True):
 
     authority: str = ""
     derive_port: Literal["FROM_PROTOCOL_DEFAULT", "FROM_REQUEST_PORT"] | None = None
-    port: UInt32 | None = None
+    port: PlainPort | None = None
     prefix_rewrite: str = ""
     redirect_code: UInt32 = 0
     scheme: str = ""
@@ -220,7 +234,7 @@ class HTTPRetry(Message, frozen=True, kw_only=True):
     retry_remote_localities: Whether retries may leave the locality.
     """
 
-    attempts: Int32 = 0
+    attempts: Count = 0
     backoff: Timeout | None = None
     per_try_timeout: Timeout | None = None
     retry_ignore_previous_hosts: BoolValue = None
@@ -262,7 +276,7 @@ class HTTPRouteDestination(Message, frozen=True, kw_only=True):
 
     destination: Destination
     headers: Headers | None = None
-    weight: Int32 = 0
+    weight: Count = 0
 
 
 class HTTPRoute(Message, frozen=True, kw_only=True):
@@ -294,8 +308,8 @@ class HTTPRoute(Message, frozen=True, kw_only=True):
     headers: Headers | None = None
     match: tuple[HTTPMatch, ...] = ()
     mirror: Destination | None = None
-    mirror_percent_alias: UInt32Value = msgspec.field(name="mirror_percent", default=None)
-    mirror_percent: UInt32Value = None
+    mirror_percent_alias: ShareValue = msgspec.field(name="mirror_percent", default=None)
+    mirror_percent: ShareValue = None
     mirror_percentage: Percent | None = None
     mirrors: tuple[HTTPMirror, ...] = ()
     name: str = ""
@@ -341,7 +355,7 @@ class RouteDestination(Message, frozen=True, kw_only=True):
     """
 
     destination: Destination
-    weight: Int32 = 0
+    weight: Count = 0
 
 
 class TCPRoute(Message, frozen=True, kw_only=True):

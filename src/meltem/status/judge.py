@@ -5,11 +5,13 @@ and a log line for each that is new and bad. Looks anew only after something has
 
 Reasons: `Accepted`, `Distributing` (some proxies do not have it yet); `Invalid` (cannot be read), `NotGenerated`
 (configuration could not be made), `SecretMissing`, `ServerConflict` (a gateway serves another in its place),
-`HostNotFound`, `AddressConflict`, `RefusedByEnvoy` (an EnvoyFilter that is left out), `RefusedByProxy`.
+`HostNotFound`, `AddressConflict`, `RefusedByEnvoy` (an EnvoyFilter that is left out), `RefusedByProxy`,
+`RefusedByAdmission` (written while the webhook was not there).
 """
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Protocol, cast
@@ -22,12 +24,13 @@ from meltem.engine import Engine
 from meltem.envoyapi import Resource as EnvoyResource
 from meltem.generate.patched import Refused, family
 from meltem.graph import credentials, routing
-from meltem.graph.inputs import ResourceKey
+from meltem.graph.inputs import ResourceKey, Unusable
 from meltem.graph.model import host_matches
 from meltem.resources.base import Resource
 from meltem.resources.kinds import ISTIO_KINDS
 from meltem.status.distribution import Distribution, Key, Share, Standing, Version, version_of
 from meltem.status.reading import OutsideReader
+from meltem.validate import validate
 from meltem.view.gateway import SERVER_PARTS
 from meltem.view.gateway_servers import GatewayKey
 from meltem.view.proxy import Proxy
@@ -41,6 +44,8 @@ _KIND_OF_COLLECTION = {
     "gateways as written": "Gateway",
 }
 MAX_MESSAGE = 1024
+QUESTIONED_AT_ONCE = 100
+"""Resources that admission is asked about at one look."""
 EVERYTHING_EVERY = 30
 """Looks after which it is counted anew who has what everybody has had."""
 Origin = tuple[bytes, bytes, bytes]
@@ -90,7 +95,7 @@ class Judge:
     def __init__(
         self,
         engine: Engine,
-        problems: Mapping[Key, str],
+        problems: Mapping[Key, Unusable],
         refusals: Refusals,
         cluster: str,
         standings: Callable[[], Iterable[Standing]] = tuple,
@@ -108,6 +113,7 @@ class Judge:
         self._looks = 0
         self._computed: dict[Key, Verdict] = {}
         self._said: dict[Key, str] = {}
+        self._questioned: dict[Key, tuple[Version, str]] = {}  # what admission says of each
         self.verdicts: Mapping[Key, Verdict] = {}
         engine.graph.after_commit(self._note)
 
@@ -120,10 +126,11 @@ class Judge:
             self._stale = False
             self._computed = self._compute()
         self._share_out()
+        self._ask_admission()
         found = {k: self._with_share(k, v) if v.well else v for k, v in self._computed.items()}
-        for key, line in self._problems.items():
+        for key, why in self._problems.items():
             if key[0] in self._kinds:
-                found[key] = Verdict("Invalid", line)
+                found[key] = Verdict("Invalid", why.reason[:MAX_MESSAGE], why.generation, why.uid)
         for key, message in self._refused().items():
             old = found.get(key)
             if old is not None and not old.bad:
@@ -141,6 +148,18 @@ class Judge:
     def share(self, key: Key) -> Share:
         """Who has a resource, as of the last look."""
         return self._shares.get(key) or Share(0, 0)
+
+    def _ask_admission(self) -> None:
+        """What admission says against a resource that came without being asked: a few at each look."""
+        self._questioned = {k: v for k, v in self._questioned.items() if k in self._resources}
+        new = (
+            (k, r) for k, r in self._resources.items()
+            if k not in self._questioned or self._questioned[k][0] != version_of(r)
+        )  # fmt: skip
+        for key, resource in itertools.islice(new, QUESTIONED_AT_ONCE):
+            errors = "; ".join(f"{e.path}: {e.what}" for e in validate(resource).errors)
+            said = f"in force as far as it can be, but admission refuses it: {errors}"[:MAX_MESSAGE] if errors else ""
+            self._questioned[key] = version_of(resource), said
 
     def _share_out(self) -> None:
         """Who has what: at once where something is new or not everybody has it, of all the rest now and then."""
@@ -160,6 +179,9 @@ class Judge:
         share = self._shares.get(key)
         if share is None:
             return verdict
+        questioned = self._questioned.get(key)
+        if questioned is not None and questioned[1]:
+            return Verdict("RefusedByAdmission", questioned[1], verdict.generation, verdict.uid)
         return Verdict(ACCEPTED if share.complete else DISTRIBUTING, str(share), verdict.generation, verdict.uid)
 
     def _compute(self) -> dict[Key, Verdict]:
@@ -176,6 +198,7 @@ class Judge:
         wrong: dict[Key, tuple[str, str]] = {}
         sources = (
             self._failed(),
+            self._broken_chains(),
             self._secrets(),
             self._hosts(),
             self._addresses(),
@@ -211,6 +234,14 @@ class Judge:
             port = found.spec.servers[index].port
             message = f"server {port.name or port.number}: no configuration could be made of it: {failure.error}"
             yield ("Gateway", namespace, name), "NotGenerated", f"{message}. Other servers serve."
+
+    def _broken_chains(self) -> Iterator[tuple[Key, str, str]]:
+        for (_, listener), found in self._engine.resources.broken_chains.items():
+            for one in found:
+                namespace, _, name = one.chain.gateway.partition("/")
+                hosts = f" for {', '.join(one.chain.sni)}" if one.chain.sni else ""
+                message = f"listener {listener}{hosts}: no filter chain could be made of it: {one.error}"
+                yield ("Gateway", namespace, name), "NotGenerated", f"{message}. Other servers serve."
 
     def _conflicts(self) -> Iterator[tuple[Key, str, str]]:
         for arranged in self._engine.views.gateways.arranged.values():

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 
 from meltem.collections import Reader
-from meltem.graph.model import Protocol, declared_protocol, host_matches
+from meltem.graph.model import Protocol, declared_protocol, host_matches, names_protocol
 from meltem.graph.routing import Routing
 from meltem.resources import networking
 from meltem.view import outbound, outbound_chains
@@ -127,10 +127,14 @@ def arrange(servers: Iterable[BoundServer], *, unprivileged: bool) -> Arranged:
     """Older Gateways come first: the first server of a port decides between plain HTTP, TLS and TCP, and the first that
     names a host for TLS has it."""
     by_port: dict[tuple[str, int], list[BoundServer]] = {}
-    for bound in sorted(servers, key=lambda s: (s.created, s.gateway, s.index)):
-        by_port.setdefault((bound.server.bind, bound.port), []).append(bound)
     kept: list[BoundServer] = []
     left: list[LeftOut] = []
+    for bound in sorted(servers, key=lambda s: (s.created, s.gateway, s.index)):
+        protocol = bound.server.port.protocol
+        if protocol and not names_protocol(protocol):  # nobody knows what it is: it must not take the port
+            left.append(LeftOut(bound.gateway, bound.index, f"there is no protocol {protocol[:64]!r}"))
+        else:
+            by_port.setdefault((bound.server.bind, bound.port), []).append(bound)
     for (_, port), same in sorted(by_port.items()):
         first = same[0]
         taken: dict[str, str] = {}
@@ -204,14 +208,14 @@ class _Builder:
         if terminates_http(server):
             yield GatewayChain(
                 kind="http", route=bound.route_name, sni=hosts, tls=server.tls, namespace=bound.namespace,
-                source=bound.gateway,
+                source=bound.gateway, gateway=bound.gateway,
             )  # fmt: skip
         elif is_http(server):
-            yield GatewayChain(kind="http", route=bound.route_name, source=bound.gateway)
+            yield GatewayChain(kind="http", route=bound.route_name, source=bound.gateway, gateway=bound.gateway)
         elif server.tls is not None and server.tls.mode == "AUTO_PASSTHROUGH":
             # A client asks for a port of a host, `outbound_.<port>_.<subset>_.<host>`, never for the host alone.
             ports = tuple(h if h.startswith("*") else f"*.{h}" for h in hosts)
-            yield GatewayChain(kind="sni", sni=ports, source=bound.gateway)
+            yield GatewayChain(kind="sni", sni=ports, source=bound.gateway, gateway=bound.gateway)
         elif passes_tls(server):
             yield from self._passed_chains()
         elif server.tls is not None or not declared_protocol(server.port.protocol).is_tls:
@@ -227,6 +231,7 @@ class _Builder:
                         yield GatewayChain(
                             kind="tcp", sni=match.sni_hosts, clusters=tcp.clusters, tcp=tcp,
                             subnets=match.destination_subnets, source=routing.source,
+                            gateway=self._bound.gateway,
                         )  # fmt: skip
 
     def _tcp_chains(self, hosts: tuple[str, ...]) -> Iterable[GatewayChain]:
@@ -240,6 +245,7 @@ class _Builder:
                         kind="tcp", sni=hosts if bound.server.tls is not None and "*" not in hosts else (),
                         tls=bound.server.tls, namespace=bound.namespace, clusters=tcp.clusters, tcp=tcp,
                         source=routing.source,
+                            gateway=self._bound.gateway,
                     )  # fmt: skip
                     return
 

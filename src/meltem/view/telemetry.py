@@ -9,7 +9,10 @@ later overrides over earlier ones.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable
+from functools import lru_cache
 
+from meltem.cel_parse import parse as parse_cel
+from meltem.errors import UserError
 from meltem.graph.policies import target_of
 from meltem.resources import telemetry as api
 from meltem.resources.mesh_providers import ExtensionProvider
@@ -67,6 +70,7 @@ def _overrides(levels: list[api.Telemetry], *, server: bool) -> Iterable[Metrics
             tags=tuple(
                 (name, None if tag.operation == "REMOVE" else tag.value)
                 for name, tag in sorted(override.tag_overrides.items())
+                if name and (tag.operation == "REMOVE" or _is_expression(tag.value))
             ),
         )
 
@@ -98,6 +102,8 @@ def _logs(
                 made = [s for s in made if s.provider.name not in off]
                 continue
             expression = section.filter.expression if section.filter is not None else ""
+            if expression and not _is_expression(expression):
+                continue
             made.extend(_sinks(named or inherited or ("envoy",), providers, expression, cluster_of))
         found = tuple(made)
     return found
@@ -144,7 +150,7 @@ def _tracer(
         if section.random_sampling_percentage is not None:
             sampling = float(section.random_sampling_percentage)
         if section.custom_tags:
-            tags = dict(section.custom_tags)
+            tags = {name: tag for name, tag in section.custom_tags.items() if _is_whole(name, tag)}
         for field, value in (
             ("istio_tags", section.enable_istio_tags),
             ("use_request_id", section.use_request_id_for_trace_sampling),
@@ -168,6 +174,26 @@ def _tracer(
         use_request_id=settings.get("use_request_id", True) is True,
         propagate=settings.get("propagate", True) is True,
     )
+
+
+@lru_cache(maxsize=1024)
+def _is_expression(text: str) -> bool:
+    """What is none, Envoy refuses with the whole listener; admission refuses it, but may not have been asked."""
+    try:
+        parse_cel(text)
+    except UserError:
+        return False
+    return True
+
+
+def _is_whole(name: str, tag: api.CustomTag) -> bool:
+    given = (
+        tag.literal.value if tag.literal is not None else None,
+        tag.environment.name if tag.environment is not None else None,
+        tag.header.name if tag.header is not None else None,
+        tag.formatter.value if tag.formatter is not None else None,
+    )
+    return bool(name) and all(given_one is None or (given_one and "\n" not in given_one) for given_one in given)
 
 
 def _service_of(provider: ExtensionProvider) -> tuple[str, int]:

@@ -368,6 +368,8 @@ class GatewayChain(Unit, frozen=True, kw_only=True):
     tcp: ChainView | None = None
     """For `tcp`: the clusters and what the destination rule says of their connections."""
     source: str = ""
+    gateway: str = ""
+    """`namespace/name` of the server's Gateway."""
 
 
 class GatewayListenerView(Unit, frozen=True, kw_only=True):

@@ -6,6 +6,7 @@ from meltem.controlplane.feed import KindFeed, ignored_kinds
 from meltem.controlplane.mesh import MeshFiles, MeshSettings
 from meltem.controlplane.pods import Pods
 from meltem.engine import Engine
+from meltem.graph.inputs import Unusable
 from meltem.objects import JsonObject
 from meltem.resources.kinds import find_kind
 from meltem.settings import Settings
@@ -23,9 +24,11 @@ def virtual_service(name: str, hosts: object = ("a.example.com",), namespace: st
     }
 
 
-def feed_of(engine: Engine, kind: str = "VirtualService", **more: object) -> tuple[KindFeed, dict[object, str]]:
+def feed_of(
+    engine: Engine, kind: str = "VirtualService", **more: object
+) -> tuple[KindFeed, dict[tuple[str, str, str], Unusable]]:
     group = {"VirtualService": "networking.istio.io/v1", "ProxyConfig": "networking.istio.io/v1beta1"}.get(kind, "v1")
-    problems: dict[tuple[str, str, str], str] = {}
+    problems: dict[tuple[str, str, str], Unusable] = {}
     source = engine.inputs.by_kind[kind]
     return KindFeed(engine.graph, source, find_kind(group, kind), CLUSTER, problems, **more), problems
 
@@ -39,7 +42,7 @@ def test_a_bad_object_costs_only_itself() -> None:
     feed, problems = feed_of(engine)
     feed.replace([virtual_service("good"), virtual_service("bad", hosts=7)])
     assert names(engine) == {"good"}
-    assert "spec.hosts" in problems["VirtualService", "default", "bad"]
+    assert "spec.hosts" in problems["VirtualService", "default", "bad"].reason
     feed.upsert(virtual_service("bad"))
     assert names(engine) == {"good", "bad"}
     assert not problems

@@ -24,6 +24,7 @@ from meltem.controlplane.wasm.fetch import Fetcher, FetchFailed, may_call
 from meltem.controlplane.wasm.keeper import WasmKeeper
 from meltem.engine import Engine
 from meltem.errors import NotFound, UserError
+from meltem.graph.inputs import Unusable
 from meltem.kube.resource_types import ResourceType
 from meltem.objects import Json, JsonObject
 
@@ -223,7 +224,7 @@ class Rig:
         self.engine = Engine()
         self.secrets = Secrets()
         self.clock = ManualClock()
-        self.problems: dict[tuple[str, str, str], str] = {}
+        self.problems: dict[tuple[str, str, str], Unusable] = {}
         self.keeper = WasmKeeper(
             self.engine.graph, self.engine.inputs, self.secrets, self.clock, self.problems, fetcher=fetcher
         )
@@ -238,7 +239,7 @@ class Rig:
         return self.engine.inputs.wasm_modules.get(KEY)
 
     def problem(self) -> str:
-        return self.problems.get(("WasmPlugin", *KEY), "")
+        return str(self.problems.get(("WasmPlugin", *KEY), ""))
 
     async def until(self, check: Callable[[], object]) -> None:
         async with asyncio.timeout(20):

@@ -8,6 +8,7 @@ from odd_resources import Odd
 
 from meltem import envoyapi as api
 from meltem.engine import Engine
+from meltem.errors import InvalidResource
 from meltem.resources.parse import read_as
 from meltem.view.proxy import Proxy
 
@@ -90,7 +91,10 @@ def test_an_odd_resource_costs_no_other(density: float) -> None:
         if info.kind not in inputs:
             continue
         obj = odd.resource(info, "odd", odd.random.choice(("shop", "other", "istio-system")))
-        resource = read_as(obj, info)
+        try:
+            resource = read_as(obj, info)
+        except InvalidResource:  # a number that nothing can hold: it costs itself
+            continue
         key = (files.CLUSTER, resource.namespace, resource.name)
         with engine.graph.transaction():
             inputs[info.kind].set(key, resource)

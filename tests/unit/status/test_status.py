@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import mesh_files
+import pytest
 
+from meltem import envoyapi as api
 from meltem.clock import ManualClock
 from meltem.engine import Engine
-from meltem.graph.inputs import Trial
+from meltem.generate import gateway
+from meltem.graph.inputs import Trial, Unusable
 from meltem.kube.client import PatchKind
 from meltem.objects import JsonObject, objects_at
 from meltem.resources.parse import parse
@@ -14,6 +17,7 @@ from meltem.status.distribution import Standing
 from meltem.status.ingress import IngressStatusWriter
 from meltem.status.judge import EVERYTHING_EVERY, Judge, Refusal
 from meltem.status.writer import StatusWriter
+from meltem.view.units import GatewayChain, GatewayListenerView
 
 CLUSTER = "Kubernetes"
 
@@ -23,7 +27,7 @@ class World:
 
     def __init__(self) -> None:
         self.engine = Engine()
-        self.problems: dict[tuple[str, str, str], str] = {}
+        self.problems: dict[tuple[str, str, str], Unusable] = {}
         self.refusals: list[Refusal] = []
         self.standings: dict[str, Standing] = {}
         self.judge = Judge(
@@ -90,7 +94,7 @@ def test_two_services_at_one_address_the_later_one_is_told() -> None:
 
 def test_what_cannot_be_read_is_invalid() -> None:
     world = World()
-    world.problems["VirtualService", "default", "bad"] = "spec.hosts: is no list"
+    world.problems["VirtualService", "default", "bad"] = Unusable("spec.hosts: is no list", "u", 1)
     assert world.reason("VirtualService", "bad") == "Invalid"
     assert world.message("VirtualService", "bad") == "spec.hosts: is no list"
 
@@ -199,7 +203,8 @@ def test_a_policy_is_only_for_proxies_that_it_selects() -> None:
     assert world.message("AuthorizationPolicy", "p") == "1/1 proxies up to date."
     world.put("Sidecar", "s", spec={"egress": [{"hosts": ["./*"]}]})
     assert world.message("Sidecar", "s") == "2/2 proxies up to date."
-    world.put("Gateway", "g", spec={"selector": {"app": "a"}, "servers": []})
+    servers = [{"port": {"number": 80, "name": "http", "protocol": "HTTP"}, "hosts": ["*"]}]
+    world.put("Gateway", "g", spec={"selector": {"app": "a"}, "servers": servers})
     assert world.message("Gateway", "g") == "no connected proxy uses it"
 
 
@@ -288,3 +293,52 @@ async def test_an_ingress_gets_the_gateways_addresses() -> None:
         status=status,
     )  # fmt: skip
     assert writer.due() == []
+
+
+def test_what_admission_refuses_is_told_though_it_is_in_force() -> None:
+    """Written while the webhook was not there."""
+    world = World()
+    world.service("a")
+    routes = [{"destination": {"host": "a"}, "weight": 0}, {"destination": {"host": "a"}, "weight": 0}]
+    world.put("VirtualService", "vs", generation=4, spec={"hosts": ["a"], "http": [{"route": routes}]})
+    assert world.reason("VirtualService", "vs") == "RefusedByAdmission"
+    world.virtual_service("a")
+    world.put("VirtualService", "vs", generation=5, spec={"hosts": ["a"], "http": [{"route": routes[:1]}]})
+    assert world.reason("VirtualService", "vs") == "Accepted"
+
+
+async def test_another_object_that_cannot_be_read_either_is_told_of_itself() -> None:
+    """The same name, the same mistake, the same generation: made anew between two looks."""
+    world, kube = World(), Api()
+    key = ("VirtualService", "default", "bad")
+    writer = StatusWriter(kube, world.judge, ManualClock())  # type: ignore[arg-type]
+    for uid in ("first", "second"):
+        kube.objects.clear()
+        world.problems[key] = Unusable("spec.hosts: is no list", uid, 1)
+        world.judge.look()
+        await written(writer)
+    assert [name for name, _ in kube.patches] == ["bad", "bad"]
+
+
+def test_a_chain_that_cannot_be_made_costs_itself_and_is_told_of_its_gateway(monkeypatch: pytest.MonkeyPatch) -> None:
+    world = World()
+    made = gateway._filters
+
+    def filters(view: GatewayListenerView, chain: GatewayChain) -> list[api.listener_components.Filter]:
+        if "bad.test" in chain.sni:
+            raise ValueError("no such thing")
+        return made(view, chain)
+
+    monkeypatch.setattr(gateway, "_filters", filters)
+    for name in ("good", "bad"):
+        tls = {"mode": "SIMPLE", "serverCertificate": "/a", "privateKey": "/b"}
+        port = {"number": 443, "name": "https", "protocol": "HTTPS"}
+        servers = [{"port": port, "hosts": [f"{name}.test"], "tls": tls}]
+        world.put("Gateway", name, spec={"selector": {"istio": "gw"}, "servers": servers})
+    proxy = mesh_files.router("gw", "default", "10.0.0.9", {"istio": "gw"})
+    world.engine.connect(proxy)
+    assert world.reason("Gateway", "good") == "Accepted"
+    assert world.reason("Gateway", "bad") == "NotGenerated"
+    assert "0.0.0.0_443 for bad.test" in world.message("Gateway", "bad")
+    listener = mesh_files.generated(world.engine, proxy)["listeners"]["0.0.0.0_443"]
+    assert b"good.test" in listener and b"bad.test" not in listener

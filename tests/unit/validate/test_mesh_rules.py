@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from meltem.errors import InvalidResource
 from meltem.resources.mesh import parse_mesh_networks, parse_meshconfig
 from meltem.validate import Result, validate_mesh_networks, validate_meshconfig
 
@@ -31,16 +32,11 @@ def test_the_defaults_are_good() -> None:
         ("extensionProviders: [{name: a, zipkin: {service: 'a b', port: 1}}]", "extensionProviders[0].zipkin.service"),
         ("extensionProviders: [{name: a, zipkin: {service: a.b, port: 0}}]", "extensionProviders[0].zipkin.port"),
         ("localityLbSetting: {failover: [{from: a, to: a}]}", "localityLbSetting.failover[0]"),
-        ("defaultHttpRetryPolicy: {attempts: -2}", "defaultHttpRetryPolicy.attempts"),
         ("serviceSettings: [{hosts: [a_b]}]", "serviceSettings[0].hosts[0]"),
         ("defaultConfig: {fileFlushInterval: 0.1ms}", "defaultConfig.fileFlushInterval"),
         (
             "defaultConfig: {connectionSettings: {http2InitialStreamWindowSize: 10}}",
             "defaultConfig.connectionSettings.http2InitialStreamWindowSize",
-        ),
-        (
-            "defaultConfig: {connectionSettings: {httpIdleTimeout: -1s}}",
-            "defaultConfig.connectionSettings.httpIdleTimeout",
         ),
     ],
 )
@@ -65,3 +61,15 @@ def test_a_field_that_istio_reads_but_does_nothing_with_is_told() -> None:
 )
 def test_mistakes_in_networks_are_found(text: str, path: str) -> None:
     assert [e.path for e in validate_mesh_networks(parse_mesh_networks(text)).errors] == [path]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("defaultHttpRetryPolicy: {attempts: -2}", "defaultHttpRetryPolicy.attempts: -2 is out of range"),
+        ("defaultConfig: {connectionSettings: {httpIdleTimeout: -1s}}", "httpIdleTimeout: '-1s' is less than nothing"),
+    ],
+)
+def test_numbers_that_no_proxy_can_hold_are_not_read(text: str, said: str) -> None:
+    with pytest.raises(InvalidResource, match=said):
+        parse_meshconfig(text)

@@ -136,9 +136,9 @@ ERRORS = [
         "VirtualService",
         "{hosts: [a], http: [{fault: {delay: {fixedDelay: 1s, percentage: {value: 200}}}, %s}]}",
         "percentage.value",
-        "no percentage",
+        "from 0 to 100",
     ),
-    ("VirtualService", "{hosts: [a], http: [{retries: {attempts: -1}, %s}]}", "retries.attempts", "negative"),
+    ("VirtualService", "{hosts: [a], http: [{retries: {attempts: -1}, %s}]}", "retries.attempts", "from 0 to"),
     ("VirtualService", "{hosts: [a], http: [{retries: {retryOn: 5xx}, %s}]}", "retries.attempts", "turns retries off"),
     (
         "VirtualService",
@@ -155,8 +155,8 @@ ERRORS = [
     (
         "VirtualService",
         "{hosts: [a], http: [{mirror: {host: b}, mirrorPercentage: {value: 101}, %s}]}",
-        "mirrorPercentage",
-        "no percentage",
+        "mirrorPercentage.value",
+        "from 0 to 100",
     ),
     (
         "VirtualService",
@@ -181,7 +181,7 @@ ERRORS = [
         "VirtualService",
         "{hosts: [a], http: [{route: [{destination: {host: a}, weight: -5}]}]}",
         "route[0].weight",
-        "negative",
+        "from 0 to",
     ),
     (
         "VirtualService",
@@ -247,7 +247,7 @@ ERRORS = [
         "DestinationRule",
         "{host: a, trafficPolicy: {outlierDetection: {maxEjectionPercent: 101}}}",
         "outlierDetection.maxEjectionPercent",
-        "no percentage",
+        "from 0 to 100",
     ),
     (
         "DestinationRule",
@@ -260,7 +260,7 @@ ERRORS = [
         "DestinationRule",
         "{host: a, trafficPolicy: {connectionPool: {http: {maxRetries: -1}}}}",
         "http.maxRetries",
-        "negative",
+        "from 0 to",
     ),
     ("DestinationRule", "{host: a, trafficPolicy: {tls: {mode: MUTUAL}}}", "tls.clientCertificate", "credentialName"),
     (

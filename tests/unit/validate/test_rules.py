@@ -278,7 +278,7 @@ ERRORS = [
     ("AuthorizationPolicy", "{rules: [{when: [{key: source.ip, values: [x]}]}]}", "values[0]", "neither an IP address"),
     ("AuthorizationPolicy", "{rules: [{when: [{key: destination.namespace, values: [x]}]}]}", "key", "that namespace"),
     # telemetry and extensions
-    ("Telemetry", "{tracing: [{randomSamplingPercentage: 101}]}", "randomSamplingPercentage", "no percentage"),
+    ("Telemetry", "{tracing: [{randomSamplingPercentage: 101}]}", "randomSamplingPercentage", "from 0 to 100"),
     ("Telemetry", "{tracing: [{customTags: {a: {literal: {value: ''}}}}]}", "customTags['a'].literal", "empty"),
     ("Telemetry", "{metrics: [{overrides: [{tagOverrides: {a: {}}}]}]}", "tagOverrides['a'].value", "UPSERT needs"),
     ("Telemetry", "{accessLogging: [{filter: {expression: 'a(b'}}]}", "filter.expression", "no CEL expression"),
@@ -341,7 +341,7 @@ ERRORS = [
     ),
     ("WasmPlugin", "{url: 'oci://a/b', match: [{ports: [{number: 0}]}]}", "ports[0].number", "out of range"),
     ("TrafficExtension", "{}", "spec", "exactly one of wasm and lua"),
-    ("ProxyConfig", "{concurrency: -1}", "spec.concurrency", "negative"),
+    ("ProxyConfig", "{concurrency: -1}", "spec.concurrency", "from 0 to"),
 ]
 
 

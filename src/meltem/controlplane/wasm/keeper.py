@@ -22,7 +22,7 @@ from meltem.collections import Graph
 from meltem.controlplane.wasm import images
 from meltem.controlplane.wasm.fetch import MAX_MODULE, Fetcher, FetchFailed, is_module
 from meltem.errors import MeltemError, NotFound, UserError
-from meltem.graph.inputs import FAILED, Inputs
+from meltem.graph.inputs import FAILED, Inputs, Unusable
 from meltem.kube.resource_types import SECRETS, ResourceType
 from meltem.objects import JsonObject, int_at, object_at, str_at
 from meltem.view.selection import is_image, of_extension, of_istiod
@@ -31,8 +31,8 @@ FIRST_PAUSE = 5.0
 LONGEST_PAUSE = 300.0
 log = structlog.stdlib.get_logger("wasm")
 Key = tuple[str, str]
-"""namespace, name of a WasmPlugin"""
-Problems = MutableMapping[tuple[str, str, str], str]
+"""namespace, name of a WasmPlugin, or `trafficextension/` and the name of a TrafficExtension"""
+Problems = MutableMapping[tuple[str, str, str], Unusable]
 
 
 class Wanted(msgspec.Struct, frozen=True):
@@ -61,6 +61,13 @@ def wanted_of(plugin: JsonObject) -> Wanted:
     return Wanted(url, str_at(spec, "sha256"), str_at(spec, "imagePullSecret"), generation)
 
 
+def whose(key: Key) -> tuple[str, str, str]:
+    """Kind, namespace and name of the object that wants the module."""
+    namespace, name = key
+    own = name.removeprefix(of_extension(""))
+    return ("WasmPlugin" if own == name else "TrafficExtension"), namespace, own
+
+
 class WasmKeeper:
     """See the module's head. `plugin_changed` and `secret_changed` are watchers, `run` runs beside them."""
 
@@ -85,7 +92,8 @@ class WasmKeeper:
         self._wanted: dict[Key, Wanted] = {}
         self._have: dict[Key, tuple[Wanted, str]] = {}
         self._tasks: dict[Key, asyncio.Task[None]] = {}
-        self._reasons: dict[Key, str] = {}
+        self._reasons: dict[Key, Unusable] = {}
+        self._versions: dict[Key, tuple[str, int]] = {}  # uid and generation of the plugins
         self._changed: asyncio.Queue[Key] = asyncio.Queue()
         self._arrived = asyncio.Condition()
 
@@ -94,9 +102,14 @@ class WasmKeeper:
         wanted = wanted_of(obj) if obj is not None and self._selected(namespace) else None
         if wanted is not None and not of_istiod(wanted.url):
             wanted = None
+        if wanted is None:
+            self._versions.pop(key, None)
+        else:
+            self._versions[key] = str_at(obj, "metadata", "uid"), int_at(obj, "metadata", "generation")
         if self._wanted.get(key) == wanted:
             if reason := self._reasons.get(key):  # whoever read the plugin anew has forgotten it
-                self._problems["WasmPlugin", *key] = reason
+                uid, generation = self._versions.get(key, ("", 0))
+                self._problems[whose(key)] = msgspec.structs.replace(reason, uid=uid, generation=generation)
             return
         if wanted is None:
             self._wanted.pop(key, None)
@@ -162,7 +175,8 @@ class WasmKeeper:
         before = self._have.get(key)
         kept = before[1] if before is not None and before[0].url == wanted.url else FAILED
         log.warning("module not fetched", plugin="/".join(key), url=wanted.url, reason=reason, kept=kept != FAILED)
-        self._reasons[key] = self._problems["WasmPlugin", *key] = f"the module cannot be fetched: {reason}"
+        why = Unusable(f"the module cannot be fetched: {reason}", *self._versions.get(key, ("", 0)))
+        self._reasons[key] = self._problems[whose(key)] = why
         await self._tell(key, kept)
 
     async def _tell(self, key: Key, value: str, module: bytes = b"") -> None:
@@ -185,7 +199,7 @@ class WasmKeeper:
 
     def _settled(self, key: Key) -> None:
         if self._reasons.pop(key, None) is not None:
-            self._problems.pop(("WasmPlugin", *key), None)
+            self._problems.pop(whose(key), None)
 
     def _sweep(self) -> None:
         """Forget modules of which no plugin is left."""

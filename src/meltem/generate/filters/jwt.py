@@ -10,11 +10,19 @@ against the machine's roots.
 
 from __future__ import annotations
 
+import contextlib
+import json
+import re
 from collections.abc import Iterable
+from typing import cast
+
+from joserfc.errors import JoseError
+from joserfc.jwk import JWKRegistry
 
 from meltem import envoyapi as api
 from meltem.envoyapi import Resource
 from meltem.generate.filters import rbac
+from meltem.objects import Json
 from meltem.resources import security
 from meltem.view.filters import Filters, JwtIssuer
 
@@ -23,8 +31,18 @@ REFRESH = 20 * 60
 SYSTEM_ROOTS = "/etc/ssl/certs/ca-certificates.crt"
 """Where Debian, Ubuntu and Istio's proxy images keep the public roots."""
 DEFAULT_TIMEOUT = 5.0
-NO_KEYS = '{"keys": []}'
-"""For a rule without keys: nothing verifies, so every token of the issuer is refused."""
+_NOBODYS = (
+    "5EbxPws3Boi86wFb5lEYPvI_0TlWvt381_yPuATqI-cSG6NUaun-"
+    "htg0sTAE_-C3VLITg9qDW1JNIM9G15gv7g83Y1jR6WhdU5UtyYqLVfHrPJF_UKYQaegoNkrTSxPFFGKGqUGfsD-"
+    "Gx8uTlJiZFr0ai2y3qpYoCJmSQ7S_3QF9D9AtEWrgIx-bAzcOYigVF_NmjLDwNZ0vucmXqzjihjxTWfUILb32olIKiMkuVN0U_-M"
+    "QhHELXSeWMchiIUMctW9Gz5KCRhN8LW4HEU_YpmrUEkHoaswNiOsT2bYGsY9jDvLkEANonuwWIu82c0rhKn7W_lmLZYl5c3kyyS9"
+    "ikQ"
+)
+NO_KEYS = f'{{"keys":[{{"kty":"RSA","alg":"RS256","use":"sig","kid":"nobody","e":"AQAB","n":"{_NOBODYS}"}}]}}'
+"""For a rule without keys that can be used: every token of the issuer is refused. A key of which nobody has
+the private half: a set without keys Envoy refuses, and the whole listener with it."""
+_HEADER = re.compile(r"[!#$%&'*+.^_`|~0-9A-Za-z-]+")
+_KINDS = frozenset(("RSA", "EC", "OKP", "oct"))
 
 
 def http(filters: Filters) -> Iterable[api.hcm.HttpFilter]:
@@ -61,22 +79,25 @@ def _together(issuers: tuple[JwtIssuer, ...]) -> api.jwt_authn.JwtRequirement:
 
 def _provider(issuer: JwtIssuer) -> api.jwt_authn.JwtProvider:
     rule = issuer.rule
+    output = rule.output_payload_to_header
     made = api.jwt_authn.JwtProvider(
         issuer=rule.issuer,
         audiences=list(rule.audiences),
         forward=rule.forward_original_token,
-        forward_payload_header=rule.output_payload_to_header,
+        forward_payload_header=output if _HEADER.fullmatch(output) else "",
         payload_in_metadata=rbac.PAYLOAD,
-        from_params=list(rule.from_params),
-        from_cookies=list(rule.from_cookies),
+        from_params=[p for p in rule.from_params if p],
+        from_cookies=[c for c in rule.from_cookies if c],
     )
     spaced = dict.fromkeys(("scope", "permission", *rule.space_delimited_claims))
     made.normalize_payload_in_metadata.space_delimited_claims.extend(spaced)
     for header in rule.from_headers:
-        made.from_headers.add(name=header.name, value_prefix=header.prefix)
-    for output in rule.output_claim_to_headers:
-        made.claim_to_headers.add(header_name=output.header, claim_name=output.claim)
-    if rule.output_claim_to_headers:
+        if _HEADER.fullmatch(header.name) and header.prefix.isprintable():
+            made.from_headers.add(name=header.name, value_prefix=header.prefix)
+    for claim in rule.output_claim_to_headers:
+        if claim.claim and _HEADER.fullmatch(claim.header):
+            made.claim_to_headers.add(header_name=claim.header, claim_name=claim.claim)
+    if made.claim_to_headers:
         made.clear_route_cache = True
     _keys(made, rule, issuer.cluster)
     return made
@@ -84,7 +105,7 @@ def _provider(issuer: JwtIssuer) -> api.jwt_authn.JwtProvider:
 
 def _keys(made: api.jwt_authn.JwtProvider, rule: security.JWTRule, cluster: str) -> None:
     if rule.jwks or not rule.key_set_url or not cluster:
-        made.local_jwks.inline_string = rule.jwks or NO_KEYS
+        made.local_jwks.inline_string = rule.jwks if _has_keys(rule.jwks) else NO_KEYS
         return
     remote = made.remote_jwks
     remote.http_uri.uri = rule.key_set_url
@@ -94,6 +115,21 @@ def _keys(made: api.jwt_authn.JwtProvider, rule: security.JWTRule, cluster: str)
     remote.cache_duration.CopyFrom(api.duration(REFRESH))
     remote.async_fetch.fast_listener = True
     remote.async_fetch.failed_refetch_duration.CopyFrom(api.duration(5))
+
+
+def _has_keys(jwks: str) -> bool:
+    """Whether Envoy can use one of them at least."""
+    try:
+        found = cast(Json, json.loads(jwks))
+    except (ValueError, RecursionError):
+        return False
+    given = found.get("keys", [found]) if isinstance(found, dict) else None
+    for key in given if isinstance(given, list) else ():
+        with contextlib.suppress(ValueError, TypeError, KeyError, JoseError):
+            if isinstance(key, dict) and key.get("kty") in _KINDS:
+                JWKRegistry.import_key(cast("dict[str, str | list[str]]", key))
+                return True
+    return False
 
 
 def fetch_cluster(name: str, *, ipv4: bool = True, ipv6: bool = False) -> Resource:
