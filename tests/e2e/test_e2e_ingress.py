@@ -192,3 +192,35 @@ def test_tls_with_a_secret_beside_the_gateway(mesh: Mesh, ns: str, new_namespace
     finally:
         mesh.kubectl("delete", "ingress", "tls", "-n", ns)
         mesh.kubectl("delete", "secret", "ingress-e2e", "-n", "istio-system")
+
+
+ACCESS = """
+apiVersion: security.istio.io/v1
+kind: AuthorizationPolicy
+metadata: {{name: known-addresses}}
+spec:
+  selector: {{matchLabels: {{istio: ingressgateway}}}}
+  action: DENY
+  rules: [{{from: [{{source: {{notIpBlocks: [{block}]}}}}], to: [{{operation: {{hosts: [known.example.com]}}}}]}}]
+"""
+
+
+@pytest.mark.both_homes
+def test_the_gateway_lets_known_addresses_in_where_its_service_keeps_them(mesh: Mesh, ns: str) -> None:
+    """`externalTrafficPolicy: Local`, as Istio's task on access by address has it."""
+    service = ("service", "istio-ingressgateway", "-n", "istio-system")
+    patch = '{"spec":{"externalTrafficPolicy":"%s"}}'
+    mesh.create(ingress("known", rule("known.example.com", EVERYTHING), annotation="istio"), ns)
+    mesh.kubectl("patch", *service, "-p", patch % "Local")
+    try:
+        for block, status in (("203.0.113.0/24", 403), (f"{mesh.host_address}/32", 418)):
+            mesh.create(ACCESS.format(block=block), "istio-system")
+
+            def answered(status: int = status) -> None:
+                assert status_of(mesh.gateway, "80", "known.example.com", "/status/418") == status
+
+            eventually(answered)
+    finally:
+        mesh.kubectl("delete", "authorizationpolicy", "known-addresses", "-n", "istio-system", "--ignore-not-found")
+        mesh.kubectl("patch", *service, "-p", patch % "Cluster")
+        mesh.kubectl("delete", "ingress", "known", "-n", ns)

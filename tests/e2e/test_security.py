@@ -75,10 +75,18 @@ class Callers:
         eventually(check, 40)
 
     def line(self, who: str) -> str:
-        """What tcp-echo answers to `ahoy`."""
+        """What tcp-echo answers to `ahoy`; nothing where it does not take the connection."""
         app, where = self._where[who]
         talk = f"printf 'ahoy\\n' | curl -s -m 2 telnet://tcp-echo.{self.ns}:9000 || true"
         return self.mesh.execute(f"deploy/{app}", "sh", "-c", talk, namespace=where, container=app).strip()
+
+    def until_lines(self, **wanted: bool) -> None:
+        """Until tcp-echo takes the connections of exactly those."""
+
+        def check() -> None:
+            assert {who: self.line(who) for who in wanted} == {w: "hello ahoy" * yes for w, yes in wanted.items()}
+
+        eventually(check, 40)
 
     def token(self, **claims: object) -> tuple[str, str]:
         """curl's options for a request with a token."""
@@ -114,7 +122,7 @@ def test_modes_of_mutual_tls(mesh: Mesh, callers: Callers) -> None:
     callers.until(both)
     with applied(mesh, policy("PeerAuthentication", "default", "{mtls: {mode: STRICT}}"), callers.ns):
         callers.until({("curl", "/get"): "200", ("plain", "/get"): "000"})
-        assert (callers.line("curl"), callers.line("plain")) == ("hello ahoy", "")
+        callers.until_lines(curl=True, plain=False)
         httpbin = "selector: {matchLabels: {app: httpbin}}, mtls: {mode: STRICT}"
         port = f"{{{httpbin}, portLevelMtls: {{8080: {{mode: PERMISSIVE}}}}}}"
         with applied(mesh, policy("PeerAuthentication", "port", port), callers.ns):
@@ -151,7 +159,7 @@ def test_who_may_call_what(mesh: Mesh, callers: Callers) -> None:
     )
     with applied(mesh, policy("AuthorizationPolicy", "nothing", "{}"), ns):
         callers.until({(who, "/get"): "403" for who in ("curl", "sleep", "plain")})
-        assert callers.line("curl") == ""
+        callers.until_lines(curl=False)
         with applied(mesh, policy("AuthorizationPolicy", "some", allow), ns):
             refused = {("curl", "/headers"): "403", ("sleep", "/get"): "403", ("plain", "/get"): "403"}
             callers.until({("curl", "/get"): "200", ("curl", "/status/418"): "418", **refused})
@@ -160,11 +168,7 @@ def test_who_may_call_what(mesh: Mesh, callers: Callers) -> None:
                 callers.until({("curl", "/status/418"): "403", ("curl", "/status/201"): "201"})
         tcp = f"{{selector: {{matchLabels: {{app: tcp-echo}}}}, rules: [{{from: [{{source: {{{curl}}}}}]}}]}}"
         with applied(mesh, policy("AuthorizationPolicy", "tcp", tcp), ns):
-
-            def only_curl() -> None:
-                assert [callers.line(who) for who in ("curl", "sleep", "plain")] == ["hello ahoy", "", ""]
-
-            eventually(only_curl)
+            callers.until_lines(curl=True, sleep=False, plain=False)
     callers.until({(who, "/get"): "200" for who in ("curl", "sleep", "plain")})
 
 
