@@ -9,7 +9,6 @@ of each `server`.
 from __future__ import annotations
 
 import functools
-import os
 import re
 import ssl
 import sys
@@ -102,7 +101,7 @@ def main() -> None:
     if arguments[:1] == ["-c"] or (not arguments and file.is_file()):
         servers, contexts = configured(file.read_text())
         serve([(port, functools.partial(handle, root)) for port, root in servers], contexts)
-    port = parse_port(arguments[0] if arguments else os.environ.get("NGINX_PORT", "80"))
+    port = parse_port(arguments[0] if arguments else "80")
     root = Path(arguments[1]) if len(arguments) > 1 else ROOT
     serve([(port, functools.partial(handle, root))])
 

@@ -6,6 +6,7 @@ import datetime
 import gzip
 import http.client
 import json
+import runpy
 import socket
 import ssl
 import subprocess
@@ -249,6 +250,19 @@ def test_static_server_stays_in_its_root(start, tmp_path):
     (root / "index.html").write_text("mine")
     assert server.ask("/").body == b"mine"
     assert server.ask("/../secret").status == server.ask("/%2e%2e/secret").status == 404
+
+
+def test_static_server_is_not_misled_by_the_variables_of_a_service_named_nginx(monkeypatch):
+    """Kubernetes gives pods `NGINX_PORT=tcp://…` where the namespace has such a service."""
+    served = []
+    monkeypatch.setenv("NGINX_PORT", "tcp://10.96.0.9:80")
+    monkeypatch.setattr(sys, "argv", ["static_server.py", "-g", "daemon off;"])
+    file = SAMPLES / "nginx/src/static_server.py"
+    monkeypatch.setattr(sys, "path", [str(file.parent), *sys.path])
+    program = runpy.run_path(str(file))
+    program["main"].__globals__["serve"] = lambda servers, *_: served.extend(port for port, _ in servers)
+    program["main"]()
+    assert served == [80]
 
 
 def test_grpc_echo(start):
