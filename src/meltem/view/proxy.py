@@ -115,7 +115,7 @@ def parse_proxy(node_id: str, metadata: JsonObject, locality: Locality = NOWHERE
     labels = string_map_at(metadata, "LABELS")
     suffix = f"{namespace}.svc."
     return Proxy(
-        id=f"{name or full_name}.{namespace}",
+        id=f"{_own_name(name or full_name, addresses[0], metadata)}.{namespace}",
         kind=kind,
         name=name or full_name,
         namespace=namespace,
@@ -145,6 +145,12 @@ def parse_proxy(node_id: str, metadata: JsonObject, locality: Locality = NOWHERE
         generator=str_at(metadata, "GENERATOR"),
         metadata=tuple(sorted((k, v) for k, v in metadata.items() if isinstance(v, str))),
     )
+
+
+def _own_name(name: str, address: str, metadata: JsonObject) -> str:
+    """A machine outside Kubernetes is called as its host is, and that may be any: its address tells it apart."""
+    outside = str_at(metadata, "AUTO_REGISTER_GROUP") or str_at(metadata, "WORKLOAD_ENTRY")
+    return f"{name}-{address.replace(':', '-')}" if outside else name
 
 
 def _flag(value: Json) -> bool:

@@ -134,6 +134,18 @@ async def istiods() -> AsyncIterator[Istiods]:
     await made.end()
 
 
+def test_machines_of_one_host_name_are_told_apart() -> None:
+    facts: JsonObject = {"NAMESPACE": "vms"}
+    machines = (
+        ("192.0.2.7", "AUTO_REGISTER_GROUP"),
+        ("192.0.2.8", "AUTO_REGISTER_GROUP"),
+        ("fd00::7", "WORKLOAD_ENTRY"),
+    )
+    ids = {parse_proxy(f"sidecar~{a}~box.vms~vms.svc.cluster.local", {**facts, k: "legacy"}).id for a, k in machines}
+    assert ids == {"box-192.0.2.7.vms", "box-192.0.2.8.vms", "box-fd00--7.vms"}
+    assert parse_proxy("sidecar~192.0.2.7~box.vms~vms.svc.cluster.local", facts).id == "box.vms"
+
+
 async def test_an_entry_is_made_from_the_group_and_what_the_proxy_says(istiods: Istiods) -> None:
     async with istiods.start().visit(machine(NETWORK="old"), CALLER):
         entry = istiods.api.objects["workloadentries", f"{ENTRY}-old"]

@@ -9,6 +9,7 @@ import gzip
 import hashlib
 import io
 import json
+import os
 import sys
 import tarfile
 import threading
@@ -18,7 +19,9 @@ from pathlib import Path
 
 import pytest
 
-from meltem.clock import ManualClock
+from meltem.ca.authority import Authority, self_signed_material
+from meltem.clock import ManualClock, SystemClock
+from meltem.controlplane.http import ServerTls
 from meltem.controlplane.wasm import images
 from meltem.controlplane.wasm.fetch import Fetcher, FetchFailed, may_call
 from meltem.controlplane.wasm.keeper import WasmKeeper
@@ -205,6 +208,44 @@ async def test_neither_by_name_nor_by_redirect(server: Server) -> None:
             await one.get(f"http://{server.address}/evil", limit=1 << 20)
         with pytest.raises(FetchFailed, match="no http or https URL"):
             await one.get("file:///etc/passwd", limit=1 << 20)
+
+
+async def test_certificates_are_verified_but_for_listed_servers(tmp_path: Path) -> None:
+    """A server with an authority of its own: refused, unless WASM_INSECURE_REGISTRIES has it, or SSL_CERT_FILE its
+    authority."""
+    clock = SystemClock()
+    pair = Authority(self_signed_material(clock, organization="own"), clock).serving_pair(("localhost",))
+    (tmp_path / "roots.pem").write_bytes(pair.root_pem)
+    server = Server()
+    try:
+        context = ServerTls()
+        context.use(pair)
+        server.server.socket = context.context.wrap_socket(server.server.socket, server_side=True)
+        port = server.address.rpartition(":")[2]
+        url = f"https://localhost:{port}/plain.wasm"
+        async with fetcher() as one:
+            with pytest.raises(FetchFailed, match="CERTIFICATE_VERIFY_FAILED"):
+                await one.get(url, limit=1 << 20)
+        for listed in (f"localhost:{port}", "localhost", "*"):
+            async with Fetcher(insecure=frozenset({listed}), allowed=anywhere) as one:
+                assert (await one.get(url, limit=1 << 20)).body == MODULE
+        trusting = await asyncio.create_subprocess_exec(
+            sys.executable, "-c", GET, url, env={**os.environ, "SSL_CERT_FILE": str(tmp_path / "roots.pem")},
+            stdout=asyncio.subprocess.PIPE,
+        )  # fmt: skip
+        assert (await trusting.communicate())[0] == MODULE
+    finally:
+        server.end()
+
+
+GET = """
+import asyncio, sys
+from meltem.controlplane.wasm.fetch import Fetcher
+async def main():
+    async with Fetcher(allowed=lambda address: True) as one:
+        sys.stdout.buffer.write((await one.get(sys.argv[1], limit=1 << 20)).body)
+asyncio.run(main())
+"""
 
 
 class Secrets:
