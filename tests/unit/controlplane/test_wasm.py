@@ -218,9 +218,7 @@ async def test_certificates_are_verified_but_for_listed_servers(tmp_path: Path) 
     (tmp_path / "roots.pem").write_bytes(pair.root_pem)
     server = Server()
     try:
-        context = ServerTls()
-        context.use(pair)
-        server.server.socket = context.context.wrap_socket(server.server.socket, server_side=True)
+        server.server.socket = ServerTls(pair).context.wrap_socket(server.server.socket, server_side=True)
         port = server.address.rpartition(":")[2]
         url = f"https://localhost:{port}/plain.wasm"
         async with fetcher() as one:
