@@ -23,6 +23,7 @@ from meltem.local.apiserver.request import flag
 from meltem.local.apiserver.status import not_found, verb_not_allowed
 from meltem.local.apiserver.storage import Key
 from meltem.local.apiserver.upstream import CallFailed, Upstream
+from meltem.local.config import url_host
 from meltem.objects import JsonObject, int_at, objects_at, str_at
 
 _HOP = frozenset(
@@ -132,7 +133,7 @@ class NodeProxy:
             scheme, host, port = self._place(core, call)
         except CallFailed as error:
             raise ServerError(str(error), code=503, reason="ServiceUnavailable") from None
-        url = URL(f"{scheme}://{host}:{port}{rest}", encoded=True).with_query(call.request.query)
+        url = URL(f"{scheme}://{url_host(host)}:{port}{rest}", encoded=True).with_query(call.request.query)
         headers = [(k, v) for k, v in call.request.headers.items() if k.lower() not in _HOP and k != UPGRADE_HEADER]
         try:
             answer = await self._upstream.session.request(

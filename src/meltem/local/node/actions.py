@@ -16,6 +16,7 @@ import msgspec
 from multidict import CIMultiDict
 from yarl import URL
 
+from meltem.local.config import url_host
 from meltem.local.node import grpc_health
 from meltem.local.node.runtime_client import RuntimeFailure
 from meltem.objects import Json, JsonObject, int_at, object_at, objects_at, str_at, strings_at
@@ -82,7 +83,7 @@ class Actions:
         port = port_number(get.get("port"), target.container)
         if port is None:
             return Outcome(False, f"port {get.get('port')!r} is not one of the container's")
-        host = str_at(get, "host") or target.address
+        host = url_host(str_at(get, "host") or target.address)
         scheme = str_at(get, "scheme", default="HTTP").lower()
         path = str_at(get, "path", default="/")
         url = URL(f"{scheme}://{host}:{port}/{path.lstrip('/')}", encoded=True)

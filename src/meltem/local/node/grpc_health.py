@@ -9,6 +9,8 @@ from __future__ import annotations
 import asyncio
 import struct
 
+from meltem.local.config import url_host
+
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RST, _SETTINGS, _PING, _GOAWAY = 0, 1, 3, 4, 6, 7
 _END_STREAM, _ACK, _END_HEADERS, _PADDED = 1, 1, 4, 8
@@ -25,7 +27,7 @@ async def check(host: str, port: int, service: str, *, agent: str) -> str:
             _header(name, value)
             for name, value in (
                 (":method", "POST"), (":scheme", "http"), (":path", "/grpc.health.v1.Health/Check"),
-                (":authority", f"{host}:{port}"), ("content-type", "application/grpc"), ("te", "trailers"),
+                (":authority", f"{url_host(host)}:{port}"), ("content-type", "application/grpc"), ("te", "trailers"),
                 ("user-agent", agent),
             )
         )  # fmt: skip
