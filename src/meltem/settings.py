@@ -48,6 +48,10 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     citadel_self_signed_root_cert_grace_period_percentile: float = 20.0
     pilot_ca_cert_configmap: str = "istio-ca-root-cert"
     pilot_enable_status: bool = True
+    pilot_enable_ip_autoallocate: bool = True
+    """Automatic addresses of ServiceEntries are written to their status."""
+    resolve_hostname_gateways: bool = True
+    """Gateways of other networks may have names in DNS."""
     pilot_try_envoy_filters: bool = True
     """Ours: what EnvoyFilters change is tried on Envoy before a proxy is sent it (where istiod has an Envoy)."""
     pilot_xds_send_timeout: float = 30.0

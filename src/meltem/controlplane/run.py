@@ -36,6 +36,7 @@ from meltem.controlplane.feed import Feed, ignored_kinds
 from meltem.controlplane.flags import Flags, address
 from meltem.controlplane.guard import Guard
 from meltem.controlplane.mesh import MeshFiles, MeshSettings
+from meltem.controlplane.names import GatewayNames
 from meltem.controlplane.pods import Pods
 from meltem.controlplane.registration import Registration, RegistrationSettings
 from meltem.controlplane.wasm.fetch import Fetcher
@@ -51,6 +52,7 @@ from meltem.kube.reflector import Reflector
 from meltem.kube.resource_types import MUTATING_WEBHOOKS, VALIDATING_WEBHOOKS
 from meltem.objects import JsonObject, object_at
 from meltem.settings import Settings
+from meltem.status.addresses import AddressWriter
 from meltem.status.distribution import Standing
 from meltem.status.ingress import IngressStatusWriter
 from meltem.status.judge import Judge, Refusal
@@ -116,6 +118,7 @@ class ControlPlane:
         self.guard = Guard(self.engine, self.connections.refusals)
         self._ca = ClusterForCa(client)
         self._authenticator = TokenAuthenticator(self._ca, clock, audiences=tuple(settings.token_audiences.split(",")))
+        self._names = GatewayNames(self.engine, self._clock)
         self.registration = Registration(
             client,
             clock,
@@ -415,6 +418,13 @@ class ControlPlane:
         ingress = IngressStatusWriter(
             client, self.engine, self._clock, cluster=settings.cluster_id, namespace=settings.k8s_ingress_ns
         )
+        addresses = AddressWriter(client, self.engine, self._clock, cluster=settings.cluster_id)
+
+        async def written() -> None:
+            async with asyncio.TaskGroup() as tasks:
+                tasks.create_task(ingress.run())
+                if settings.pilot_enable_ip_autoallocate:
+                    tasks.create_task(addresses.run())
 
         def renewed(_pair: KeyPair) -> None:
             roots = authority.roots_pem.decode()
@@ -440,7 +450,8 @@ class ControlPlane:
             ("workloads", self._after_ready(self.registration.run)),
             ("wasm modules", self.wasm.run()),
             ("status", self._leading("istio-status-leader", lambda: self._after_ready(writer.run))),
-            ("ingress status", self._leading("istio-leader", lambda: self._after_ready(ingress.run))),
+            ("ingress status", self._leading("istio-leader", lambda: self._after_ready(written))),
+            *([("names of gateways", self._names.run())] if settings.resolve_hostname_gateways else []),
         ]
 
     async def _after_ready(self, work: Callable[[], Awaitable[None]]) -> None:

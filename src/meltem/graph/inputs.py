@@ -18,8 +18,8 @@ ResourceKey = tuple[str, str, str]
 
 
 _NOT_KINDS = (
-    "MeshConfig", "MeshNetworks", "cluster networks", "wasm modules", "wasm code", "guarded", "trials",
-    "tried EnvoyFilters",
+    "MeshConfig", "MeshNetworks", "cluster networks", "resolved names", "wasm modules", "wasm code", "guarded",
+    "trials", "tried EnvoyFilters",
 )  # fmt: skip
 
 
@@ -58,6 +58,8 @@ class Inputs:
         self.mesh_networks: Source[str, MeshNetworks] = graph.source("MeshNetworks")
         self.cluster_networks: Source[str, str] = graph.source("cluster networks")
         """Cluster id → its default network."""
+        self.resolved_names: Source[str, tuple[str, ...]] = graph.source("resolved names")
+        """Name of a gateway of another network → its addresses, as DNS has them."""
         self.wasm_modules: Source[WasmKey, str] = graph.source("wasm modules")
         """A Wasm plugin whose module is no file of the proxies' own → sha256 of its module, or FAILED. No entry: it is
         still being fetched for the first time."""

@@ -17,11 +17,12 @@ from collections.abc import Mapping
 import msgspec
 
 from meltem.collections import Collection, Graph, Index, Reader
-from meltem.graph import addresses, authn, destinations, endpoints, ingress, networks, routing, services, workloads
+from meltem.graph import authn, destinations, endpoints, ingress, networks, routing, services, workloads
+from meltem.graph.addresses import Addresses, needs_address
 from meltem.graph.inputs import Inputs, ResourceKey
 from meltem.graph.model import Endpoint, Service, ServiceKey, Workload, hostname_of, labels_match
 from meltem.resources import core, meshconfig, networking
-from meltem.resources.meshconfig import MeshConfig
+from meltem.resources.meshconfig import MeshConfig, ServiceEntryVisibility
 from meltem.resources.pod import Pod
 
 PartKey = tuple[str, str, str, str]
@@ -37,6 +38,8 @@ class MeshSettings(msgspec.Struct, frozen=True):
     service_export_to: tuple[str, ...] = ("*",)
     virtual_service_export_to: tuple[str, ...] = ("*",)
     destination_rule_export_to: tuple[str, ...] = ("*",)
+    entry_visibility: ServiceEntryVisibility | None = None
+    """Set only where it holds for sidecars."""
     service_settings: tuple[meshconfig.ServiceSettings, ...] = ()
     ingress: ingress.IngressSettings = ingress.IngressSettings()
 
@@ -82,6 +85,7 @@ class Mesh:
                 service_export_to=config.default_service_export_to or ("*",),
                 virtual_service_export_to=config.default_virtual_service_export_to or ("*",),
                 destination_rule_export_to=config.default_destination_rule_export_to or ("*",),
+                entry_visibility=_for_sidecars(config.service_entry_visibility),
                 service_settings=config.service_settings,
                 ingress=ingress.IngressSettings(
                     config.ingress_class,
@@ -137,10 +141,15 @@ class Mesh:
             return {(made.namespace, made.hostname, key[0], ""): made}
 
         def from_entry(reader: Reader, key: ResourceKey, entry: networking.ServiceEntry) -> Mapping[PartKey, Service]:
-            default = self.config(reader).service_export_to
+            settings = self.config(reader)
             hosts = [h for h in entry.spec.hosts if needs_address(entry, h)]
-            auto = {h: a for h in hosts if (a := reader.get(self.auto_addresses, (entry.namespace, h))) is not None}
-            made = services.from_service_entry(entry, default_export=default, auto_addresses=auto)
+            auto = {h: a for h in hosts if (a := reader.get(self.addresses.of, (entry.namespace, h))) is not None}
+            made = services.from_service_entry(
+                entry,
+                default_export=settings.service_export_to,
+                auto_addresses=auto,
+                visibility=self._visibility(reader, key, settings),
+            )
             return {(s.namespace, s.hostname, key[0], key[2]): s for s in made}
 
         def merged(reader: Reader, key: PartKey, _part: Service) -> Mapping[ServiceKey, Service]:
@@ -148,17 +157,7 @@ class Mesh:
             return {same: services.merge(reader.lookup(self.parts_by_service, same))}
 
         graph, inputs = self.graph, self.inputs
-        self.auto_hosts: Collection[ServiceKey, bool] = graph.derive(
-            "hosts without addresses",
-            inputs.service_entries,
-            lambda _r, k, e: {(k[1], h): True for h in e.spec.hosts if needs_address(e, h)},
-        )
-        by_slot = graph.index("hosts by address slot", self.auto_hosts, lambda k, _v: [addresses.slot(k)])
-        self.auto_addresses: Collection[ServiceKey, tuple[str, ...]] = graph.derive(
-            "automatic addresses",
-            self.auto_hosts,
-            lambda r, k, _v: {k: addresses.allocate(k, r.lookup(by_slot, addresses.slot(k)))},
-        )
+        self.addresses = Addresses(graph, inputs.service_entries)
         self.kubernetes_parts: Collection[PartKey, Service] = graph.derive(
             "kubernetes services", inputs.services, from_service
         )
@@ -173,6 +172,14 @@ class Mesh:
         self.services_by_host = graph.index("services by host", self.services, lambda k, _v: [k[1]])
         self.services_by_namespace = graph.index("services by namespace", self.services, lambda k, _v: [k[0]])
 
+    def _visibility(self, reader: Reader, key: ResourceKey, settings: MeshSettings) -> str:
+        """How far a ServiceEntry may be seen at most, by MeshConfig's serviceEntryVisibility."""
+        policy = settings.entry_visibility
+        if policy is None:
+            return "PUBLIC"
+        space = reader.get(self.inputs.namespaces, (key[0], "", key[1]))
+        return services.visibility(policy, space.metadata.labels if space is not None else {})
+
     def _networks(self) -> None:
         graph, inputs = self.graph, self.inputs
         labelled = graph.derive(
@@ -183,8 +190,21 @@ class Mesh:
             inputs.mesh_networks,
             lambda r, _k, v: networks.gateways_of_config(v, lambda h: r.lookup(self.services_by_host, h).values()),
         )
-        gateways = graph.union("network gateways", labelled, named)
-        self._gateways_by_network = graph.index("gateways by network", gateways, lambda k, _v: [k[0]])
+        either = graph.union("gateways by address or name", labelled, named)
+        self.gateway_names: Collection[str, bool] = graph.derive(
+            "names of gateways", either, lambda _r, k, _v: {} if networks.is_address(k[1]) else {k[1]: True}
+        )
+        """Those that DNS has to say the addresses of (`inputs.resolved_names`)."""
+        self.all_network_gateways: Collection[networks.GatewayKey, bool] = graph.derive(
+            "network gateways", either, self._resolved
+        )
+        self._gateways_by_network = graph.index("gateways by network", self.all_network_gateways, lambda k, _v: [k[0]])
+
+    def _resolved(self, reader: Reader, key: networks.GatewayKey, _v: bool) -> Mapping[networks.GatewayKey, bool]:
+        network, address, port = key
+        if networks.is_address(address):
+            return {key: True}
+        return {(network, a, port): True for a in reader.get(self.inputs.resolved_names, address) or ()}
 
     def _endpoints(self) -> None:
         graph, inputs = self.graph, self.inputs
@@ -334,7 +354,5 @@ class Mesh:
         self.routings_by_gateway = graph.index("routings by gateway", self.routings, lambda _k, v: v.gateways)
 
 
-def needs_address(entry: networking.ServiceEntry, host: str) -> bool:
-    """Whether automatic allocation gives this host addresses: it has none, is no wildcard, and is not NONE."""
-    spec = entry.spec
-    return not spec.addresses and not host.startswith("*") and spec.resolution != "NONE"
+def _for_sidecars(policy: ServiceEntryVisibility | None) -> ServiceEntryVisibility | None:
+    return policy if policy is not None and policy.apply_to_sidecars else None

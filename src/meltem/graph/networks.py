@@ -24,7 +24,7 @@ PORT_LABEL = "networking.istio.io/gatewayPort"
 DEFAULT_PORT = 15443
 
 GatewayKey = tuple[str, str, int]
-"""network, address, port"""
+"""network, address (or its name in DNS), port"""
 Gateways = Callable[[str], Iterable[tuple[str, int]]]
 """Network → (address, port) of its gateways."""
 
@@ -70,7 +70,8 @@ def gateways_of_service(service: core.Service) -> Mapping[GatewayKey, bool]:
         return {}
     given = service.metadata.labels.get(PORT_LABEL, "")
     port = int(given) if given.isascii() and given.isdigit() else DEFAULT_PORT
-    outside = {i.ip for i in service.status.load_balancer.ingress if i.ip} | set(service.spec.external_ips)
+    balancers = {i.ip or i.hostname for i in service.status.load_balancer.ingress}
+    outside = {a for a in balancers if a} | set(service.spec.external_ips)
     return {(network, address, port): True for address in outside}
 
 
@@ -82,7 +83,7 @@ def gateways_of_config(
     for name, network in networks.networks.items():
         for gateway in network.gateways:
             port = gateway.port or DEFAULT_PORT
-            if gateway.address and _is_address(gateway.address):
+            if gateway.address:
                 found[(name, gateway.address, port)] = True
             for service in services(gateway.registry_service_name) if gateway.registry_service_name else ():
                 for address in service.external_addresses:
@@ -90,7 +91,7 @@ def gateways_of_config(
     return found
 
 
-def _is_address(text: str) -> bool:
+def is_address(text: str) -> bool:
     try:
         ipaddress.ip_address(text)
     except ValueError:

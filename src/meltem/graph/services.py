@@ -41,6 +41,23 @@ def resolve_export_to(values: Iterable[str], namespace: str, default: tuple[str,
     return tuple(sorted({namespace if v == "." else v for v in given}))
 
 
+def visibility(policy: meshconfig.ServiceEntryVisibility, labels: dict[str, str]) -> str:
+    """PUBLIC, NAMESPACE or NONE for the ServiceEntries of a namespace with these labels: the first policy decides all
+    of whose rules match. A rule without a selector matches nothing."""
+    for one in policy.policies:
+        selectors = [m.namespace_selector for m in one.matching_rules]
+        if all(s is not None and s.matches(labels) for s in selectors):
+            return one.visibility.replace("VISIBILITY_UNSPECIFIED", "PUBLIC")
+    return policy.default_visibility.replace("VISIBILITY_UNSPECIFIED", "PUBLIC")
+
+
+def narrowed(exported: tuple[str, ...], namespace: str, most: str) -> tuple[str, ...]:
+    """`exported` as far as the mesh allows it: never more than before."""
+    if most == "PUBLIC":
+        return exported
+    return (namespace,) if most == "NAMESPACE" and not {"*", namespace}.isdisjoint(exported) else ()
+
+
 def from_kubernetes(
     key: ResourceKey,
     service: core.Service,
@@ -60,7 +77,7 @@ def from_kubernetes(
     annotations = service.metadata.annotations
     affinity = spec.session_affinity_config
     seconds = affinity.client_ip.timeout_seconds if affinity is not None and affinity.client_ip is not None else 10800
-    ingress = tuple(i.ip for i in service.status.load_balancer.ingress if i.ip)
+    ingress = tuple(a for i in service.status.load_balancer.ingress if (a := i.ip or i.hostname))
     return Service(
         hostname=hostname_of(name, namespace, domain),
         namespace=namespace,
@@ -98,10 +115,16 @@ def _cluster_local(hostname: str, namespace: str, settings: tuple[meshconfig.Ser
 
 
 def from_service_entry(
-    entry: networking.ServiceEntry, *, default_export: tuple[str, ...], auto_addresses: Mapping[str, tuple[str, ...]]
+    entry: networking.ServiceEntry,
+    *,
+    default_export: tuple[str, ...],
+    auto_addresses: Mapping[str, tuple[str, ...]],
+    visibility: str = "PUBLIC",
 ) -> list[Service]:
-    """One service a host. `auto_addresses`: host → addresses allocated for hosts that have none."""
+    """One service a host. `auto_addresses`: host → addresses allocated for hosts that have none. `visibility`: how far
+    the mesh lets it be seen at most (PUBLIC, NAMESPACE, NONE)."""
     spec = entry.spec
+    exported = narrowed(resolve_export_to(spec.export_to, entry.namespace, default_export), entry.namespace, visibility)
     ports = tuple(Port(p.number, p.name, entry_protocol(p), p.target_port or p.number) for p in spec.ports)
     given = tuple(a.removesuffix("/32").removesuffix("/128") for a in spec.addresses)
     selector = tuple(sorted(spec.workload_selector.labels.items())) if spec.workload_selector is not None else ()
@@ -117,7 +140,7 @@ def from_service_entry(
                 addresses=(("", given),) if given else (),
                 auto_addresses=auto_addresses.get(host, ()) if not given else (),
                 external=spec.location == "MESH_EXTERNAL",
-                export_to=resolve_export_to(spec.export_to, entry.namespace, default_export),
+                export_to=exported,
                 kubernetes=False,
                 labels=tuple(sorted(entry.metadata.labels.items())),
                 selector=selector,

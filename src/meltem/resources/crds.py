@@ -18,6 +18,7 @@ import msgspec
 from meltem import yamlio
 from meltem.objects import Json, JsonObject
 from meltem.resources.base import Duration, Message, Schema
+from meltem.resources.common import IstioStatus
 from meltem.resources.kinds import ISTIO_KINDS, KindInfo
 
 CHART_FILE = Path(__file__).parent.parent / "install" / "charts" / "base" / "files" / "crds.yaml"
@@ -47,7 +48,9 @@ def crd(info: KindInfo) -> JsonObject:
 def kind_schema(info: KindInfo) -> JsonObject:
     """OpenAPI v3 schema of a whole object: `spec` and `status`."""
     hints = get_type_hints(info.struct, include_extras=True)
-    status = struct_schema(hints["status"])
+    known = hints["status"]
+    # Istio's own definitions have the general status everywhere; what a kind has more is kept as an unknown field.
+    status = struct_schema(IstioStatus if issubclass(known, IstioStatus) else known)
     status["x-kubernetes-preserve-unknown-fields"] = True
     schema: JsonObject = {
         "type": "object",

@@ -80,8 +80,28 @@ class ServiceEntrySpec(Message, frozen=True, kw_only=True):
     workload_selector: LabelsSelector | None = None
 
 
+class ServiceEntryAddress(Message, frozen=True, kw_only=True):
+    """An address that was allocated for a host.
+
+    host: The host.
+    value: The address.
+    """
+
+    host: str = ""
+    value: str = ""
+
+
+class ServiceEntryStatus(IstioStatus, frozen=True, kw_only=True):
+    """What the control plane says about the ServiceEntry.
+
+    addresses: Addresses allocated for hosts that have none of their own.
+    """
+
+    addresses: tuple[ServiceEntryAddress, ...] = ()
+
+
 class ServiceEntry(Resource, frozen=True, kw_only=True):
     """A service added to the mesh."""
 
     spec: ServiceEntrySpec
-    status: IstioStatus = IstioStatus()
+    status: ServiceEntryStatus = ServiceEntryStatus()
