@@ -28,6 +28,12 @@ def check(annotations: Mapping[str, str]) -> None:
             raise InvalidResource(reason, where=f"metadata.annotations[{name}]")
 
 
+def problem_of(name: str, value: str) -> str:
+    """What is wrong with one annotation's value; empty: nothing, or nobody says what it may be."""
+    verify = _CHECKS.get(name)
+    return verify(value) if verify is not None else ""
+
+
 def _one_of(*allowed: str) -> Callable[[str], str]:
     return lambda text: "" if text in allowed else f"must be one of {', '.join(allowed)}, not {text[:60]!r}"
 

@@ -49,6 +49,12 @@ CASES: dict[str, str] = {
     "IST0106": thing("VirtualService", "{hosts: [web], http: [{route: [{destination: {host: web}, weight: -1}]}]}"),
     "IST0107": thing("Service", "{ports: [{name: http, port: 80}]}", api=V, meta=", annotations: {sidecar.istio.io/proxyCPU: '1'}"),
     "IST0108": thing("Service", "{ports: [{name: http, port: 80}]}", api=V, meta=", annotations: {sidecar.istio.io/wrong: '1'}"),
+    "IST0125": thing("Pod", "{containers: [{name: app}]}", api=V, meta=", annotations: {traffic.sidecar.istio.io/excludeOutboundPorts: 'eighty'}"),
+    "IST0140": thing("VirtualService", "{hosts: [web], http: [{route: [{destination: {host: web, subset: v1}}]}]}", "split")
+    + thing("VirtualService", "{hosts: [a.com], gateways: [gw], http: [{route: [{destination: {host: web}}]}]}", "door"),
+    "IST0148": "apiVersion: v1\nkind: Namespace\nmetadata: {name: bare}\n---\napiVersion: v1\nkind: ConfigMap\n"
+    "metadata: {name: istio-sidecar-injector, namespace: istio-system}\n"
+    "data: {values: '{sidecarInjectorWebhook: {enableNamespacesByDefault: true}}'}\n---\n",
     "IST0109": thing("VirtualService", "{hosts: [web], http: [{route: [{destination: {host: web}}]}]}", "a")
     + thing("VirtualService", "{hosts: [web.default.svc.cluster.local], http: [{route: [{destination: {host: web}}]}]}", "b"),
     "IST0110": thing("Sidecar", "{workloadSelector: {labels: {app: web}}}", "a")

@@ -78,6 +78,10 @@ ANALYZERS: Mapping[str, tuple[Analyzer, str]] = {
         "VirtualServices that compete for a host",
     ),
     "virtualservice.DestinationHostAnalyzer": (destination_hosts.analyze, "Destinations and their ports"),
+    "virtualservice.GatewayDestinationAnalyzer": (
+        destination_hosts.analyze_gateways,
+        "Routes of gateways that go past a service's own rules",
+    ),
     "virtualservice.DestinationRuleAnalyzer": (destination_hosts.analyze_subsets, "Subsets that routes name"),
     "virtualservice.GatewayAnalyzer": (gateway_references.analyze, "Gateways that routes name"),
     "virtualservice.JWTClaimRouteAnalyzer": (jwt_claims.analyze, "Routing by claims without authentication"),

@@ -1,4 +1,5 @@
-"""IST0107, IST0108, IST0135, IST0136: annotations of Istio on the wrong kind, unknown, deprecated or young."""
+"""IST0107, IST0108, IST0125, IST0135, IST0136: annotations of Istio on the wrong kind, unknown, with a value that is
+none, deprecated or young."""
 
 from __future__ import annotations
 
@@ -6,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from meltem.analyze.context import Context, message
 from meltem.analyze.messages import Message
+from meltem.inject.annotations import problem_of
 from meltem.objects import JsonObject, annotations_of, object_at
 from meltem.simulate.origin import Placed
 
@@ -113,7 +115,11 @@ def _of(placed: Placed, kind: str, found: Mapping[str, str], path: tuple[str, ..
         if _ANY not in kinds and kind not in kinds:
             text = f"Misplaced annotation: {name} is for {', '.join(kinds)}, not for {kind}."
             yield message("IST0107", placed, text, *path, name)
-        elif state == "deprecated":
+            continue
+        wrong = problem_of(name, found[name])
+        if wrong:
+            yield message("IST0125", placed, f"Invalid annotation {name}: {wrong}", *path, name)
+        if state == "deprecated":
             yield message(
                 "IST0135", placed, f"Annotation {name} is deprecated and may not work in later versions.", *path, name
             )

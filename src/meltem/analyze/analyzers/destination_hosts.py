@@ -1,4 +1,5 @@
-"""IST0101 and IST0112: destinations of routes: hosts, ports and subsets that are not there."""
+"""IST0101, IST0112 and IST0140: destinations of routes: hosts, ports and subsets that are not there; rules of a service
+that a gateway's route to it goes past."""
 
 from __future__ import annotations
 
@@ -8,7 +9,8 @@ from meltem.analyze.context import Context, message
 from meltem.analyze.messages import Message
 from meltem.graph.destinations import host_patterns
 from meltem.graph.model import short_name
-from meltem.objects import JsonObject, Step, int_at, namespace_of, object_at, objects_at, str_at
+from meltem.graph.routing import MESH
+from meltem.objects import JsonObject, Step, int_at, name_of, namespace_of, object_at, objects_at, str_at, strings_at
 
 Found = Iterable[tuple[JsonObject, tuple[Step, ...]]]
 
@@ -46,6 +48,33 @@ def analyze_subsets(context: Context) -> Iterable[Message]:
             if subset and subset not in known:
                 text = f"Referenced host+subset in destinationrule not found: {str_at(destination, 'host')}+{subset}"
                 yield message("IST0101", placed, text, *path, "subset")
+
+
+def analyze_gateways(context: Context) -> Iterable[Message]:
+    """A gateway's route to a host as a whole, where another VirtualService splits that host by subsets: at the gateway
+    only its own rules hold."""
+    splitting: dict[str, str] = {}
+    for placed in context.every("VirtualService"):
+        namespace = namespace_of(placed.obj)
+        hosts = {short_name(h, namespace, context.domain) for h in strings_at(placed.obj, "spec", "hosts")}
+        for destination, _ in _of_http(placed.obj):
+            host = short_name(str_at(destination, "host"), namespace, context.domain)
+            if str_at(destination, "subset") and host in hosts:
+                splitting.setdefault(host, f"{namespace}/{name_of(placed.obj)}")
+    for placed in context.own("VirtualService"):
+        if not set(strings_at(placed.obj, "spec", "gateways")) - {MESH}:
+            continue
+        own = f"{namespace_of(placed.obj)}/{name_of(placed.obj)}"
+        for destination, path in _of_http(placed.obj):
+            host = short_name(str_at(destination, "host"), namespace_of(placed.obj), context.domain)
+            other = splitting.get(host, own)
+            if not str_at(destination, "subset") and other != own:
+                text = f"Subsets in VirtualService {other} have no effect on requests at the gateway: write them here."
+                yield message("IST0140", placed, text, *path)
+
+
+def _of_http(vs: JsonObject) -> Found:
+    return ((d, path) for d, path in destinations(vs) if path[1] == "http" and path[3] == "route")
 
 
 def destinations(vs: JsonObject) -> Found:
