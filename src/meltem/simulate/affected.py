@@ -1,8 +1,9 @@
 """Which calls may a change alter? Those worth following when nobody says which.
 
-In: two worlds, and what each proxy's configuration loses, gains and changes. Out: pairs of caller and call, at `/` for
-HTTP. Callers that act for one account and whose configuration changes alike stand for each other, so that a mesh of a
-thousand services is not asked a million questions.
+In: two worlds, and what each proxy's configuration loses, gains and changes. Out: pairs of caller and call: for HTTP at
+`/` and at what the changed rules and policies name (`meltem.simulate.samples`), and through gateways. Callers that act
+for one account and whose configuration changes alike stand for each other, so that a mesh of a thousand services is not
+asked a million questions.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from meltem import envoyapi as api
 from meltem.graph.model import Service
 from meltem.simulate.calls import Asked
 from meltem.simulate.configuration import Bodies
+from meltem.simulate.samples import Samples
 from meltem.simulate.world import World
 from meltem.view.proxy import Proxy, ProxyKind
 
@@ -39,24 +41,37 @@ def calls(worlds: tuple[World, World], proxies: Iterable[Proxy], changes: Mappin
     """`changes`: by proxy id, only those that have any."""
     known = list(proxies)
     served = _served(worlds, [p for p in known if _inbound(changes.get(p.id, {}))])
+    samples = Samples(worlds)
     services = {s.key: s for w in reversed(worlds) for s in w.engine.mesh.services.values()}
     seen: set[tuple[str, str, bytes]] = set()
     out: list[tuple[Proxy, Asked]] = []
     for caller in known:
         own = _outgoing(changes.get(caller.id, {}))
         group = (caller.namespace, caller.service_account, _digest(own))
-        if caller.kind is not ProxyKind.SIDECAR or group in seen:
+        if group in seen:
             continue
         seen.add(group)
+        if caller.kind is not ProxyKind.SIDECAR:
+            out += [(caller, asked) for asked in samples.at_gateway(caller) if own]
+            continue
         wanted = _wanted(own)
         out += [
             (caller, asked)
             for key, service in sorted(services.items())
             if service.visible_to(caller.namespace) and not service.hostname.startswith("*")
-            for asked in _calls_to(service)
-            if key in served or wanted(service.hostname, asked.port)
+            for plain in _calls_to(service)
+            if key in served or wanted(service.hostname, plain.port)
+            for asked in _all_of(plain, samples, served=key in served)
         ]
     return out
+
+
+def _all_of(plain: Asked, samples: Samples, *, served: bool) -> list[Asked]:
+    """The plain call, and those that changed rules, or changed policies of its server, tell from it."""
+    if plain.scheme != "http":
+        return [plain]
+    by_policy = samples.of_policies(plain) if served else ()
+    return list(dict.fromkeys((plain, *samples.of_service(plain), *by_policy)))
 
 
 def _calls_to(service: Service) -> Iterable[Asked]:

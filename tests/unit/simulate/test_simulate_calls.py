@@ -232,11 +232,56 @@ class TestDifference:
         assert found.unaffected_calls == 0
         assert self.compare(ROUTING, ROUTING.replace("reviews", "gone")).unaffected_calls == 0
 
+    @pytest.mark.parametrize(
+        ("match", "call"),
+        [
+            ("uri: {prefix: /api/}", "GET http://HOST:9080/api/"),
+            ("uri: {regex: '/v[0-9]+/(items|carts)'}", "GET http://HOST:9080/v0/items"),
+            ("headers: {x-user: {exact: jason}}", "GET http://HOST:9080/ -H x-user:jason"),
+            ("headers: {x-user: {regex: 'j.*n'}}, method: {exact: POST}", "POST http://HOST:9080/ -H x-user:jan"),
+            ("queryParams: {debug: {exact: 'on'}}", "GET http://HOST:9080/?debug=on"),
+            ("authority: {exact: shop.test}", "GET http://HOST:9080/ -H host:shop.test"),
+            ("scheme: {exact: http}", "GET http://HOST:9080/"),
+        ],
+    )
+    def test_calls_are_followed_that_changed_rules_tell_apart(self, match: str, call: str) -> None:
+        """Only calls that the match takes get another answer."""
+        rule = (
+            "apiVersion: networking.istio.io/v1\nkind: VirtualService\nmetadata: {name: reviews}\nspec:\n"
+            "  hosts: [reviews, shop.test]\n  http:\n  - match: [{%s}]\n    directResponse: {status: 418}\n"
+            "  - route: [{destination: {host: reviews}}]\n"
+        )
+        same = rule.replace("directResponse: {status: 418}", "route: [{destination: {host: reviews}}]")
+        host = "reviews.default.svc.cluster.local"
+        found = self.compare(same % match, rule % match)
+        assert {(c.before.status, c.after.status, c.after.call) for c in found.calls} == {
+            (0, 418, call.replace("HOST", host))
+        }
+
+    def test_calls_are_followed_that_changed_policies_tell_apart(self) -> None:
+        deny = (
+            "apiVersion: security.istio.io/v1\nkind: AuthorizationPolicy\nmetadata: {name: admin}\nspec:\n"
+            "  selector: {matchLabels: {app: reviews}}\n  action: DENY\n  rules:\n"
+            "  - to: [{operation: {paths: [/admin/*], methods: [DELETE]}}]\n"
+            "  - when: [{key: 'request.headers[x-bad]', values: ['yes']}]\n"
+        )
+        host = "http://reviews.default.svc.cluster.local:9080"
+        refused = {c.after.call for c in self.compare("", deny).calls if c.after.status == 403}
+        assert refused == {
+            f"DELETE {host}/admin/sample", f"GET {host}/ -H x-bad:yes",
+        }  # fmt: skip
+
+    def test_calls_through_a_gateway_are_followed(self) -> None:
+        (found,) = self.compare(GATEWAY, GATEWAY.replace("prefix: /api", "prefix: /shop")).calls[:1]
+        assert found.after.call == "GET http://shop.example.com/api"
+        calls = {c.after.call: c.after.status for c in self.compare("", GATEWAY).calls}
+        assert calls["GET http://shop.example.com/api"] != 404
+
     def test_callers_whose_configuration_changes_alike_stand_for_each_other(self) -> None:
         own = ROUTING.replace("  - timeout: 3s\n", "  - match: [{sourceLabels: {app: web}}]\n    timeout: 3s\n")
         found = self.compare("", own)
-        assert len(found.calls) == 2
-        assert {c.after.proxy for c in found.calls} == {"db-0.default", "web-0.default"}
+        plain = [c.after.proxy for c in found.calls if "-H" not in c.after.call]
+        assert sorted(plain) == ["db-0.default", "web-0.default"]
 
     def test_a_change_that_changes_nothing_is_empty(self) -> None:
         found = self.compare(ROUTING, ROUTING, "http://reviews:9080/")

@@ -4,9 +4,11 @@ tests/integration/explain/test_envoy_agrees.py."""
 from __future__ import annotations
 
 import pytest
+import re2
 
 from meltem import envoyapi as api
 from meltem.simulate import paths
+from meltem.simulate.examples import UnknownExample, example
 from meltem.simulate.matching import (
     Connection,
     Request,
@@ -184,3 +186,17 @@ def test_escaped_slashes_can_be_refused() -> None:
         path_with_escaped_slashes_action=api.hcm.HttpConnectionManager.REJECT_REQUEST
     )
     assert paths.normalized("/a%2fb", manager) is None
+
+
+@pytest.mark.parametrize(
+    "expression",
+    ["/v[0-9]+/.*", "^(a|b)c?$", "[^/]+/x{2,3}", r"\d{3}-\w+", "(?i)abc", r"a\.b", ".*", r"[\w-]+@x\.y", "j(?:a|o)n"],
+)
+def test_an_example_of_an_expression_is_taken_by_it(expression: str) -> None:
+    assert re2.fullmatch(expression, example(expression)) is not None
+
+
+@pytest.mark.parametrize("expression", ["(", r"\pN", "[a-z&&[b]]x(?=y)"])
+def test_of_some_expressions_no_example_is_known(expression: str) -> None:
+    with pytest.raises(UnknownExample):
+        example(expression)
