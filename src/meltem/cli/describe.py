@@ -27,6 +27,8 @@ if TYPE_CHECKING:
     from meltem.simulate.world import World
 
 _RULE = "-" * 20
+# Istio's reads the proxy for its description; this one reads the configuration, so that the flag has nothing to say.
+_UNUSED_PORT = click.option("--proxy-admin-port", default=15000, hidden=True, expose_value=False)
 
 
 @group("describe", help="Describes a pod or a service and the configuration of the mesh that is about it.")
@@ -37,6 +39,7 @@ def describe() -> None:
 @command("pod", help="Describes a pod: its services, rules, routes, mutual TLS, and how it is exposed.")
 @click.argument("name", metavar="[TYPE/]NAME[.NAMESPACE]")
 @click.option("--ignoreUnmeshed", "unmeshed", is_flag=True, help="Do not warn of a pod without a proxy")
+@_UNUSED_PORT
 @click.pass_obj
 def pod(settings: Globals, name: str, unmeshed: bool) -> None:
     world, found = run_async(_pod(settings, name))
@@ -47,6 +50,7 @@ def pod(settings: Globals, name: str, unmeshed: bool) -> None:
 @command("service", help="Describes a service: its ports, pods, rules and routes.")
 @click.argument("name", metavar="NAME[.NAMESPACE]")
 @click.option("--ignoreUnmeshed", "unmeshed", is_flag=True, help="Do not warn of pods without a proxy")
+@_UNUSED_PORT
 @click.pass_obj
 def service(settings: Globals, name: str, unmeshed: bool) -> None:
     short, _, space = name.removeprefix("svc/").removeprefix("service/").partition(".")

@@ -20,6 +20,7 @@ import click
 from meltem.cli.base import Globals, LazyGroup, Verb
 
 EXPERIMENTAL = (
+    Verb("authz", "meltem.cli.proxy.authz:authz", "Shows which AuthorizationPolicies a proxy enforces"),
     Verb("check-inject", "meltem.cli.check_inject:check_inject", "Shows why a pod is, or would be, injected or not"),
     Verb("config", "meltem.cli.config_list:config", "Shows istioctl's defaults"),
     Verb(

@@ -44,8 +44,13 @@ _EXAMPLES = """Examples:
 
 
 @group("proxy-config", help=_HELP, epilog=_EXAMPLES)
-def proxy_config() -> None:
-    pass
+@click.option("-o", "--output", type=click.Choice(["short", "json", "yaml"]), default=None, help="Output format")
+@click.option("--proxy-admin-port", "admin_port", type=int, default=None, help="Envoy's admin port")
+@click.pass_context
+def proxy_config(context: click.Context, output: str | None, admin_port: int | None) -> None:
+    """Flags before the verb stand for its own, unless those are given too."""
+    given = {"output": output, "admin_port": admin_port}
+    context.default_map = {context.invoked_subcommand or "": {k: v for k, v in given.items() if v is not None}}
 
 
 async def load_dump(settings: Globals, pod: str | None, file: str, admin_port: int) -> JsonObject:
@@ -54,17 +59,16 @@ async def load_dump(settings: Globals, pod: str | None, file: str, admin_port: i
 
     if file:
         return access.read_dump(_text(file), file)
+    named = _named(pod)
     async with settings.connect() as client:
-        return await access.config_dump(client, await _pod(settings, client, pod), admin_port=admin_port)
+        found = await access.find_pod(client, named, settings.namespace)
+        return await access.config_dump(client, found, admin_port=admin_port)
 
 
-async def _pod(settings: Globals, client: object, pod: str | None) -> JsonObject:
-    from meltem.cli.proxy import access
-    from meltem.kube.client import KubeClient
-
+def _named(pod: str | None) -> str:
     if not pod:
         raise click.UsageError("name a pod ([TYPE/]NAME[.NAMESPACE]), or a config dump with --file")
-    return await access.find_pod(cast(KubeClient, client), pod, settings.namespace)
+    return pod
 
 
 def _text(file: str) -> bytes:
@@ -171,8 +175,9 @@ def endpoint(settings: Globals, pod: str | None, output: str, file: str, admin_p
     wanted = tables.Wanted(address=address, port=port, cluster=cluster_name, status=status)
 
     async def live() -> JsonObject:
+        named = _named(pod)
         async with settings.connect() as client:
-            found = await _pod(settings, client, pod)
+            found = await access.find_pod(client, named, settings.namespace)
             answer = await access.envoy(client, found, "clusters?format=json", admin_port=admin_port)
             return access.read_dump(answer, access.proxy_id(found))
 
@@ -267,9 +272,11 @@ def _envoy_version(found: JsonObject) -> str:
 @TYPE
 @NAME
 @VERBOSE
+@click.option("--with-headers", "titled", is_flag=True, help="A title above each table")
 @click.pass_obj
 def everything(settings: Globals, pod: str | None, output: str, file: str, admin_port: int, fqdn: str, port: int,
-               direction: str, subset: str, address: str, kind: str, name: str, verbose: bool) -> None:  # fmt: skip
+               direction: str, subset: str, address: str, kind: str, name: str, verbose: bool,
+               titled: bool) -> None:  # fmt: skip
     from meltem.cli.proxy import certificates, dump, tables
     from meltem.cli.tag import table
 
@@ -280,15 +287,16 @@ def everything(settings: Globals, pod: str | None, output: str, file: str, admin
     wanted = tables.Wanted(
         fqdn=fqdn, port=port, direction=direction, subset=subset, address=address, type=kind, name=name
     )
-    parts = [
-        tables.cluster_rows(tables.pick_clusters(dump.clusters(value), wanted)),
-        tables.listener_rows(tables.pick_listeners(dump.listeners(value), wanted), verbose=verbose),
-        tables.route_rows(tables.pick_routes(dump.routes(value), wanted), verbose=verbose),
-        tables.assignment_rows(dump.endpoints(value), tables.Wanted(address=address, port=port)),
-        certificates.secret_rows(dump.secrets(value), certificates.utc_now()),
-        tables.extension_rows(dump.extensions(value)),
-    ]
-    click.echo("\n\n".join("\n".join(table(rows)) for rows in parts if len(rows) > 1))
+    parts = {
+        "CLUSTER": tables.cluster_rows(tables.pick_clusters(dump.clusters(value), wanted)),
+        "LISTENER": tables.listener_rows(tables.pick_listeners(dump.listeners(value), wanted), verbose=verbose),
+        "ROUTE": tables.route_rows(tables.pick_routes(dump.routes(value), wanted), verbose=verbose),
+        "ENDPOINTS": tables.assignment_rows(dump.endpoints(value), tables.Wanted(address=address, port=port)),
+        "SECRET": certificates.secret_rows(dump.secrets(value), certificates.utc_now()),
+        "ECDS": tables.extension_rows(dump.extensions(value)),
+    }
+    shown = {title: "\n".join(table(rows)) for title, rows in parts.items() if len(rows) > 1}
+    click.echo("\n\n".join(f"------ {k} INFO ------\n\n{v}" if titled else v for k, v in shown.items()))
 
 
 def _register() -> None:
