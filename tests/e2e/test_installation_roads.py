@@ -165,6 +165,8 @@ def test_the_operator_makes_keeps_and_removes_a_mesh(bare: Bare, road: str) -> N
     else:
         bare.kubectl("delete", "istiooperator", "istiocontrolplane", "-n", "istio-system")
     bare.gone("deployments,services,pods,configmaps", "-n", "istio-system", "-l", "operator.istio.io/managed")
+    leases = bare.json("get", "leases", "-n", "istio-system")["items"]
+    assert not [x["metadata"]["name"] for x in leases if x["spec"].get("holderIdentity")], "nobody has to wait for them"
     if road == "chart":
         bare.helm("uninstall", "istio-operator", "-n", "istio-operator")
     bare.istioctl("uninstall", "--purge", "-y")

@@ -7,6 +7,7 @@ import json
 import click
 
 from meltem.cli.base import Duration, Globals, command, run_async
+from meltem.cli.xds import XdsOptions, syncz, xds_options
 from meltem.objects import Json, JsonObject, name_of, objects_at, str_at, strings_at
 
 _EXAMPLES = """Examples:
@@ -25,14 +26,27 @@ _EXAMPLES = """Examples:
 @click.option("-L", "--list", "listing", is_flag=True, help="List the endpoints")
 @click.option("-r", "--revision", default="", help="Revision of istiod")
 @click.option("--timeout", type=Duration(), default=30.0, help="How long to wait")
+@xds_options
 @click.pass_obj
 def internal_debug(
-    settings: Globals, endpoint: str | None, everyone: bool, listing: bool, revision: str, timeout: float
+    settings: Globals,
+    endpoint: str | None,
+    everyone: bool,
+    listing: bool,
+    revision: str,
+    timeout: float,
+    xds: XdsOptions,
 ) -> None:
     if not endpoint and not listing:
         raise click.UsageError("name an endpoint, or list them with -L")
     path = "list" if listing else (endpoint or "").removeprefix("/").removeprefix("debug/")
-    found = run_async(ask(settings, f"/debug/{path}", revision, everyone=everyone, timeout=timeout))
+    if xds.address:
+        if path != "syncz":
+            raise click.UsageError("at an --xds-address there is syncz alone; the others are asked through the cluster")
+        click.echo(json.dumps(run_async(syncz(settings, xds, timeout)), indent=2))
+        return
+    work = ask(settings, f"/debug/{path}", revision, everyone=everyone, timeout=timeout, label=xds.label)
+    found = run_async(work)
     if listing:
         for answer in found.values():
             for name in strings_at(answer):
@@ -45,13 +59,19 @@ def internal_debug(
 
 
 async def ask(
-    settings: Globals, path: str, revision: str = "", *, everyone: bool = False, timeout: float = 30
+    settings: Globals,
+    path: str,
+    revision: str = "",
+    *,
+    everyone: bool = False,
+    timeout: float = 30,
+    label: str = "",
 ) -> dict[str, Json]:
     """istiod's pod → its answer."""
     from meltem.cli.proxy import access
 
     async with settings.connect() as client:
-        pods = await access.control_plane_pods(client, settings.istio_namespace, revision)
+        pods = await access.control_plane_pods(client, settings.istio_namespace, revision, label)
         return {
             name_of(p): await access.debug(client, p, path, timeout=timeout) for p in (pods if everyone else pods[:1])
         }

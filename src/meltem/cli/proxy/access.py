@@ -161,9 +161,11 @@ def read_dump(text: bytes | str, where: str) -> JsonObject:
     return cast(JsonObject, value)
 
 
-async def control_plane_pods(client: KubeClient, namespace: str, revision: str = "") -> list[JsonObject]:
-    """Running istiods, of one revision or of all."""
-    found = (await client.list(PODS, namespace, label_selector="app=istiod")).items
+async def control_plane_pods(
+    client: KubeClient, namespace: str, revision: str = "", label: str = ""
+) -> list[JsonObject]:
+    """Running istiods, of one revision or of all; `label`: selector in place of the usual one."""
+    found = (await client.list(PODS, namespace, label_selector=label or "app=istiod")).items
     pods = [p for p in found if is_running(p) and revision in ("", labels_of(p).get("istio.io/rev", "default"))]
     if not pods:
         which = f" of revision {revision}" if revision else ""

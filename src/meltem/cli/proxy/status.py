@@ -10,6 +10,7 @@ from pathlib import Path
 import click
 
 from meltem.cli.base import Duration, Globals, command, run_async
+from meltem.cli.xds import XdsOptions, syncz, xds_options
 from meltem.errors import MeltemError, UserError
 from meltem.objects import Json, JsonObject, list_at, name_of, object_at, objects_at, str_at
 
@@ -20,6 +21,7 @@ _EXAMPLES = """Examples:
   istioctl proxy-status
   istioctl proxy-status istio-egressgateway-59585c5b9c-ndc59.istio-system
   istioctl proxy-status deploy/productpage-v1 --file config_dump.json
+  istioctl proxy-status --xds-address istiod.example:15012 --cert-dir /etc/certs
 """
 
 
@@ -35,17 +37,21 @@ _EXAMPLES = """Examples:
 @click.option("-v", "--verbosity", default=0, help="1: also what was refused, and why")
 @click.option("--timeout", type=Duration(), default=30.0, help="How long to wait for each istiod")
 @click.option("--proxy-admin-port", "admin_port", default=15000, help="Envoy's admin port")
+@xds_options
 @click.pass_obj
 def proxy_status(settings: Globals, pod: str | None, file: str, revision: str, output: str, verbosity: int,
-                 timeout: float, admin_port: int) -> int | None:  # fmt: skip
+                 timeout: float, admin_port: int, xds: XdsOptions) -> int | None:  # fmt: skip
     if file and not pod:
         raise click.UsageError("--file is compared with one pod: name it")
+    if pod and xds.address:
+        raise click.UsageError("--xds-address tells of all proxies; one is compared through the cluster")
     if pod:
         lines, equal = run_async(_compare(settings, pod, file, revision, admin_port))
         for line in lines:
             click.echo(line)
         return None if equal else 1
-    found = [o for o in run_async(_status(settings, revision, timeout)) if _wanted(settings, o)]
+    work = syncz(settings, xds, timeout) if xds.address else _status(settings, revision, timeout, xds.label)
+    found = [o for o in run_async(work) if _wanted(settings, o)]
     _show(found, output, verbosity)
     return None
 
@@ -126,12 +132,12 @@ def refusals(found: list[JsonObject]) -> list[str]:
     return ["", *lines] if lines else []
 
 
-async def _status(settings: Globals, revision: str, timeout: float) -> list[JsonObject]:
+async def _status(settings: Globals, revision: str, timeout: float, label: str) -> list[JsonObject]:
     from meltem.cli.proxy import access
 
     async with settings.connect() as client:
         out: list[JsonObject] = []
-        for istiod in await access.control_plane_pods(client, settings.istio_namespace, revision):
+        for istiod in await access.control_plane_pods(client, settings.istio_namespace, revision, label):
             answer = await access.debug(client, istiod, "/debug/syncz", timeout=timeout)
             out += [{**o, "istiod": name_of(istiod)} for o in objects_at(answer)]
         return out
