@@ -34,6 +34,7 @@ from meltem.validate import validate
 from meltem.view.gateway import SERVER_PARTS
 from meltem.view.gateway_servers import GatewayKey
 from meltem.view.proxy import Proxy
+from meltem.view.selection import EXTENSION, PLUGIN
 
 log = structlog.stdlib.get_logger("status")
 _ORIGIN = re.compile(rb"/apis/networking\.istio\.io/v1[a-z0-9]*/namespaces/([a-z0-9-]+)/([a-z-]+)/([a-z0-9.-]+)")
@@ -350,6 +351,9 @@ class Judge:
         found: dict[Key, str] = {}
         for refusal in self._refusals():
             text = f"proxy {refusal.proxy.id} refuses {refusal.name}: {refusal.error}"
+            if (plugin := _plugin(refusal.name)) is not None:
+                found.setdefault(plugin, text)
+                continue
             origins = set(_ORIGIN.findall(refusal.resource.body)) if refusal.resource is not None else set[Origin]()
             for namespace, path, name in origins:
                 kind = _KIND_OF_PATH.get(path)
@@ -368,3 +372,12 @@ class Judge:
             selector = one.spec.workload_selector.labels if one.spec.workload_selector is not None else {}
             if key[1] in (proxy.namespace, root) and selector.items() <= labels.items():
                 yield ("EnvoyFilter", key[1], key[2])
+
+
+def _plugin(filter_name: str) -> Key | None:
+    """The WasmPlugin or TrafficExtension whose filter is called so."""
+    for kind, begins in (("WasmPlugin", PLUGIN), ("TrafficExtension", EXTENSION)):
+        if filter_name.startswith(begins):
+            namespace, _, name = filter_name.removeprefix(begins).partition(".")
+            return kind, namespace, name
+    return None

@@ -295,6 +295,22 @@ async def test_an_ingress_gets_the_gateways_addresses() -> None:
     assert writer.due() == []
 
 
+def test_a_plugin_that_a_proxy_refuses_is_told_by_its_filter_s_name() -> None:
+    world = World()
+    module = {"url": "file:///gone.wasm"}
+    world.put("WasmPlugin", "plugin", "extensions.istio.io/v1alpha1", spec=module)
+    world.put("TrafficExtension", "added", "extensions.istio.io/v1alpha1", spec={"wasm": module})
+    world.put("EnvoyFilter", "patches", "networking.istio.io/v1alpha3", spec={})
+    world.connect("web-1", {"app": "web"})
+    proxy = world.standings["web-1.default"].proxy
+    for kind, name in (("wasmplugin", "plugin"), ("trafficextension", "added")):
+        world.refusals = [Refusal(proxy, None, f"extensions.istio.io/{kind}/default.{name}", "no such file")]
+        world.judge.look()
+        bad = {k[:1] + k[2:]: v.reason for k, v in world.judge.verdicts.items() if v.bad}
+        assert bad == {("WasmPlugin" if kind == "wasmplugin" else "TrafficExtension", name): "RefusedByProxy"}
+        assert "proxy web-1.default refuses" in world.message(*next(iter(bad)))
+
+
 def test_what_admission_refuses_is_told_though_it_is_in_force() -> None:
     """Written while the webhook was not there."""
     world = World()
