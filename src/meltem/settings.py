@@ -46,6 +46,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     citadel_self_signed_ca_cert_ttl: float = 315_360_000.0
     citadel_self_signed_root_cert_check_interval: float = 3600.0
     citadel_self_signed_root_cert_grace_period_percentile: float = 20.0
+    istio_multiroot_mesh: bool = False
+    """Workloads trust MeshConfig's caCertificates too."""
     pilot_ca_cert_configmap: str = "istio-ca-root-cert"
     pilot_enable_status: bool = True
     pilot_enable_ip_autoallocate: bool = True

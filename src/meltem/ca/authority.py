@@ -7,7 +7,7 @@ never sees half of a change. Where the Secrets are kept is `meltem.ca.store`'s b
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from cryptography import x509
@@ -189,6 +189,17 @@ def merge_roots(first: bytes, second: bytes, *, now: float) -> bytes:
                 if certificate.not_valid_after_utc.timestamp() > now:
                     found.setdefault(certificate.public_bytes(Encoding.DER), certificate)
     return keys.certificates_pem(list(found.values()))
+
+
+def usable_roots(pems: Iterable[str]) -> bytes:
+    """One bundle of all of them that are certificates."""
+    found: list[x509.Certificate] = []
+    for pem in pems:
+        try:
+            found += keys.load_certificates(pem.encode(), where="root certificates")
+        except InvalidResource:
+            continue
+    return keys.certificates_pem(found) if found else b""
 
 
 def _path(

@@ -18,7 +18,7 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from meltem.ca import keys, messages
-from meltem.ca.authority import Authority
+from meltem.ca.authority import Authority, merge_roots
 from meltem.ca.identity import Authenticator, CallerIdentity, Credentials, Unauthenticated
 from meltem.clock import Clock
 from meltem.errors import MeltemError
@@ -61,10 +61,14 @@ class CertificateService:
         *,
         trust_domain: str | Callable[[], str] = "cluster.local",
         limits: ServiceLimits | None = None,
+        more_roots: Callable[[], bytes] = lambda: b"",
     ) -> None:
+        """`more_roots`: in PEM, whom workloads are to trust beside this authority."""
         self._authority = authority
         self._authenticator = authenticator
         self._trust_domain = trust_domain
+        self._more_roots = more_roots
+        self._clock = clock
         self._limits = limits or ServiceLimits()
         self._rate = _IdentityRate(clock, self._limits)
         self._gate = asyncio.Semaphore(self._limits.under_way)
@@ -101,7 +105,11 @@ class CertificateService:
                 issued = self._authority.sign_workload(wanted.csr_pem, identity, wanted.ttl)
             except MeltemError as error:
                 raise Refused(grpc.StatusCode.INVALID_ARGUMENT, str(error)) from None
-        return messages.encode_response(issued.chain)
+        *chain, roots = issued.chain
+        more = self._more_roots()
+        if more:
+            roots = merge_roots(roots.encode(), more, now=self._clock.now()).decode()
+        return messages.encode_response((*chain, roots))
 
     async def _identify(self, credentials: Credentials) -> CallerIdentity:
         try:

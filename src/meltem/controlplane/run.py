@@ -20,7 +20,7 @@ from prometheus_client import CollectorRegistry, Counter, Gauge, Info, PlatformC
 from meltem import __version__
 from meltem.ca import bundle
 from meltem.ca.assertion import AssertionAuthenticator
-from meltem.ca.authority import Authority, CertificateLimits
+from meltem.ca.authority import Authority, CertificateLimits, usable_roots
 from meltem.ca.identity import TokenAuthenticator
 from meltem.ca.keys import KeyPair
 from meltem.ca.kubernetes import ClusterForCa
@@ -374,7 +374,11 @@ class ControlPlane:
         servers: list[GrpcServer] = []
         plain, secure = address(flags.grpc), address(flags.secure_grpc)
         certificates = CertificateService(
-            authority, authenticator, self._clock, trust_domain=lambda: self.mesh.mesh.trust_domain
+            authority,
+            authenticator,
+            self._clock,
+            trust_domain=lambda: self.mesh.mesh.trust_domain,
+            more_roots=self._more_roots,
         )
         for at, is_secure in ((plain, False), (secure, True)):
             if at is None:
@@ -402,6 +406,13 @@ class ControlPlane:
             await server.start()
             servers.append(server)
         return servers
+
+    def _more_roots(self) -> bytes:
+        """MeshConfig's caCertificates, in a mesh of several roots. What is no certificate is left out: validation of
+        the mesh's settings has said it."""
+        if not self._settings.istio_multiroot_mesh:
+            return b""
+        return usable_roots(c.pem for c in self.mesh.mesh.ca_certificates if c.pem and not c.cert_signers)
 
     def _work(
         self, authority: Authority, serving: Serving, tls: http.ServerTls

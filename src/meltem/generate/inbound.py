@@ -188,7 +188,7 @@ def _encrypted(view: InboundView, port: InboundPort, where: int) -> Iterable[Fil
             name=_name(port, where),
             filter_chain_match=_match(where, "tls", plain_http),
             filters=_http(view, port, mutual_tls=True),
-            transport_socket=tls.socket(tls.mesh_server(tls.ALPN_INBOUND_HTTP, view.mesh.mesh_tls)),
+            transport_socket=_mutual_tls(view, tls.ALPN_INBOUND_HTTP),
         )
     if not port.protocol.is_http:
         tcp = ALPN_MTLS_TCP if port.protocol is Protocol.AUTO or not strict else ()
@@ -196,8 +196,13 @@ def _encrypted(view: InboundView, port: InboundPort, where: int) -> Iterable[Fil
             name=_name(port, where),
             filter_chain_match=_match(where, "tls", () if strict else tcp),
             filters=_tcp(view, port, mutual_tls=True),
-            transport_socket=tls.socket(tls.mesh_server(("istio",), view.mesh.mesh_tls)),
+            transport_socket=_mutual_tls(view, ("istio",)),
         )
+
+
+def _mutual_tls(view: InboundView, alpn: tuple[str, ...]) -> api.base.TransportSocket:
+    mesh = view.mesh
+    return tls.socket(tls.mesh_server(alpn, mesh.mesh_tls, trust_domains=mesh.peer_trust_domains))
 
 
 def _plaintext(view: InboundView, port: InboundPort, where: int) -> Iterable[FilterChain]:

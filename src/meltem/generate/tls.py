@@ -122,8 +122,13 @@ def mesh_client(sans: tuple[str, ...], sni: str, alpn: tuple[str, ...]) -> api.t
     )
 
 
-def mesh_server(alpn: tuple[str, ...], mesh: meshconfig.MeshTLS | None = None) -> api.tls.DownstreamTlsContext:
-    """Istio mutual TLS, the client's certificate required and of the trust bundle. `mesh`: MeshConfig's meshMTLS."""
+def mesh_server(
+    alpn: tuple[str, ...], mesh: meshconfig.MeshTLS | None = None, *, trust_domains: tuple[str, ...] = ()
+) -> api.tls.DownstreamTlsContext:
+    """Istio mutual TLS, the client's certificate required and of the trust bundle. `mesh`: MeshConfig's meshMTLS.
+    `trust_domains`: of which the client must be, since several meshes may have one root; empty: of any, as at gateways.
+    """
+    peers = [{"san_type": "URI", "matcher": {"prefix": f"spiffe://{d}/"}} for d in trust_domains]
     minimum = mesh.min_protocol_version if mesh is not None else "TLS_AUTO"
     ciphers = [s for s in dict.fromkeys(mesh.cipher_suites) if s in CIPHERS] if mesh is not None else []
     return api.tls.DownstreamTlsContext(
@@ -137,7 +142,7 @@ def mesh_server(alpn: tuple[str, ...], mesh: meshconfig.MeshTLS | None = None) -
             },
             "tls_certificate_sds_secret_configs": [file_secret(WORKLOAD_CERTIFICATE)],
             "combined_validation_context": {
-                "default_validation_context": {},
+                "default_validation_context": {"match_typed_subject_alt_names": peers},
                 "validation_context_sds_secret_config": file_secret(ROOT_CERTIFICATE),
             },
         },

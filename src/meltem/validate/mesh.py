@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from cryptography import x509
+
 from meltem.resources.base import Duration
 from meltem.resources.mesh_providers import ExtensionProvider
 from meltem.resources.mesh_proxy import ConnectionSettings, MeshProxyConfig
-from meltem.resources.meshconfig import MeshConfig, MeshNetworks
+from meltem.resources.meshconfig import CertificateData, MeshConfig, MeshNetworks
 from meltem.resources.networking import ProxyConfig
 from meltem.validate import checks
 from meltem.validate.destination_rule import (
@@ -50,6 +52,8 @@ def validate_meshconfig(config: MeshConfig) -> Result:
     _trust_domain(r.at("trustDomain"), config.trust_domain)
     for i, alias in enumerate(config.trust_domain_aliases):
         _trust_domain(r.at("trustDomainAliases", i), alias)
+    for i, one in enumerate(config.ca_certificates):
+        _root(r.at("caCertificates", i), one)
     _tls(r, config)
     _providers(r, config.extension_providers)
     if config.default_traffic_policy is not None:
@@ -69,6 +73,24 @@ def _trust_domain(r: Report, domain: str) -> None:
     found = domain and checks.domain_error(domain.replace("_", "-"), wildcard=False)
     if not domain or found:
         r.error(found or "is empty", "Write a name such as cluster.local.")
+
+
+def _root(r: Report, root: CertificateData) -> None:
+    for i, domain in enumerate(root.trust_domains):
+        _trust_domain(r.at("trustDomains", i), domain)
+    if root.pem is not None:
+        _certificates(r.at("pem"), root.pem)
+    elif root.spiffe_bundle_url:
+        r.at("spiffeBundleUrl").warn("is not fetched", "Put the roots themselves into pem.")
+    else:
+        r.error("has neither pem nor spiffeBundleUrl")
+
+
+def _certificates(r: Report, pem: str) -> None:
+    try:
+        x509.load_pem_x509_certificates(pem.encode())
+    except ValueError as error:
+        r.error(f"is no certificate in PEM: {error}")
 
 
 def _tls(r: Report, config: MeshConfig) -> None:

@@ -37,6 +37,8 @@ class MeshOptions(Unit, frozen=True, kw_only=True):
 
     trust_domain: str = "cluster.local"
     trust_domain_aliases: tuple[str, ...] = ()
+    peer_trust_domains: tuple[str, ...] = ("cluster.local",)
+    """Trust domains whose workloads sidecars take connections from."""
     connect_timeout: float = 10.0
     protocol_detection_timeout: float = 0.0
     outbound_port: int = 15001

@@ -531,11 +531,18 @@ def _sampling(config: MeshConfig) -> float:
     return tracing.sampling if tracing is not None and tracing.sampling else 1.0  # zero stands for unset, as in Istio
 
 
+def _peer_trust_domains(config: MeshConfig) -> tuple[str, ...]:
+    """The mesh's own, its aliases, and those that its further roots are for."""
+    more = (domain for root in config.ca_certificates for domain in root.trust_domains)
+    return tuple(dict.fromkeys(d for d in (config.trust_domain, *config.trust_domain_aliases, *more) if d))
+
+
 def mesh_options(config: MeshConfig) -> MeshOptions:
     settings = config.default_config.connection_settings
     return MeshOptions(
         trust_domain=config.trust_domain,
         trust_domain_aliases=config.trust_domain_aliases,
+        peer_trust_domains=_peer_trust_domains(config),
         connect_timeout=float(config.connect_timeout),
         protocol_detection_timeout=float(config.protocol_detection_timeout),
         outbound_port=config.proxy_listen_port or 15001,

@@ -6,7 +6,7 @@ import grpc
 import pytest
 
 from meltem.ca import keys, messages
-from meltem.ca.authority import Authority, self_signed_material
+from meltem.ca.authority import Authority, self_signed_material, usable_roots
 from meltem.ca.identity import (
     CallerIdentity,
     Credentials,
@@ -75,6 +75,17 @@ async def test_a_known_caller_gets_a_certificate_and_is_looked_up_once() -> None
     await clock.advance(61)
     await ca.create(request(), TOKEN)
     assert reviewer.calls == 2
+
+
+async def test_further_roots_come_with_every_certificate() -> None:
+    clock = ManualClock()
+    own, other = (Authority(self_signed_material(clock, organization=o), clock) for o in ("own", "other"))
+    authenticator = TokenAuthenticator(Reviewer(), clock)
+    more = usable_roots(("no certificate", other.roots_pem.decode()))
+    ca = CertificateService(own, authenticator, clock, more_roots=lambda: more)
+    *_, roots = messages.decode_response(await ca.create(request(), TOKEN))
+    found = keys.load_certificates(roots.encode(), where="")
+    assert [keys.certificates_pem([c]) for c in found] == [own.roots_pem, other.roots_pem]
 
 
 @pytest.mark.parametrize(

@@ -18,6 +18,8 @@ def test_the_defaults_are_good() -> None:
     [
         ("proxyListenPort: 0", "proxyListenPort"),
         ("proxyHttpPort: 70000", "proxyHttpPort"),
+        ("caCertificates: [{pem: nothing}]", "caCertificates[0].pem"),
+        ("caCertificates: [{trustDomains: [a.b]}]", "caCertificates[0]"),
         (
             "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS, tls: {mode: MUTUAL}}",
             "outboundTrafficPolicy.tls.clientCertificate",

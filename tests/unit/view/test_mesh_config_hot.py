@@ -122,6 +122,7 @@ FIELDS = {
     " defaultProviders: {accessLogging: [l]}}": "/dev/stderr",
     "defaultProviders: {metrics: [prometheus]}": None,
     "rootNamespace: other": "",
+    "caCertificates: [{pem: x, trustDomains: [far.test]}]": "spiffe://far.test/",
     "serviceEntryVisibility: {defaultVisibility: NONE, applyToSidecars: true}": "",
     "proxyHttpPort: 15002": "127.0.0.1_15002",
     "outboundTrafficPolicy: {mode: ALLOW_ANY_DYNAMIC_DNS}": "AllowAnyDynamicDNSCluster",
