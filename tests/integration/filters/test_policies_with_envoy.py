@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
 import sys
 from pathlib import Path
 
@@ -14,6 +15,9 @@ from envoys import Backend, Rig, Running
 from joserfc import jwt
 from joserfc.jwk import RSAKey
 
+from meltem.ca import keys
+from meltem.ca.authority import Authority, self_signed_material
+from meltem.clock import SystemClock
 from meltem.objects import JsonObject
 
 pytestmark = pytest.mark.envoy
@@ -217,3 +221,51 @@ endpoints: [{addresses: [10.0.0.9]}]
         assert await status(rig, envoy, "/p", x_let_me="in") == 200
         assert len(authorizer.seen) == 2
         assert [s.path for s in app.seen] == ["/free", "/p"]
+
+
+async def test_mutual_tls_is_taken_from_the_mesh_s_own_trust_domains_only(tmp_path: Path) -> None:
+    """Several meshes may have one root: that a certificate is of that root does not make its bearer one of ours."""
+    clock = SystemClock()
+    authority = Authority(self_signed_material(clock, organization="all"), clock)
+
+    def issued(domain: str) -> tuple[bytes, bytes]:
+        key = keys.new_key()
+        identity = keys.spiffe_id(domain, "bar", "caller")
+        chain = authority.sign_workload(keys.signing_request(key), identity, 600.0).chain
+        return keys.key_pem(key), "".join(chain[:-1]).encode()
+
+    async def call(envoy: Running, domain: str) -> bytes:
+        key, chain = issued(domain)
+        (tmp_path / f"{domain}.key").write_bytes(key)
+        (tmp_path / f"{domain}.pem").write_bytes(chain)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+        context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+        context.set_alpn_protocols(["istio-http/1.1"])
+        context.load_cert_chain(tmp_path / f"{domain}.pem", tmp_path / f"{domain}.key")
+        async with asyncio.timeout(5):
+            reader, writer = await asyncio.open_connection("127.0.0.1", envoy.ports[8080], ssl=context)
+            writer.write(b"GET / HTTP/1.1\r\nhost: httpbin\r\nconnection: close\r\n\r\n")
+            try:
+                return await reader.readline()
+            finally:
+                writer.close()
+
+    strict = "apiVersion: security.istio.io/v1\nkind: PeerAuthentication\nmetadata: {name: p, namespace: bar}\n"
+    mesh = "kind: MeshConfig\ntrustDomainAliases: [old.test]\n"
+    async with Rig(tmp_path) as rig:
+        await rig.backend("127.0.0.1", 8080)
+        proxy = mesh_files.sidecar("httpbin-1", "bar", "10.0.0.7", {"app": "httpbin"}, interception="NONE")
+        key, chain = issued("cluster.local")
+        own: JsonObject = {
+            "certificate_chain": {"inline_string": chain.decode()}, "private_key": {"inline_string": key.decode()}
+        }  # fmt: skip
+        roots: JsonObject = {"trusted_ca": {"inline_string": authority.roots_pem.decode()}}
+        envoy = await rig.envoy(
+            rig.engine(mesh, SERVICE, strict + "spec: {mtls: {mode: STRICT}}\n"),
+            proxy,
+            secrets={"default": {"tls_certificate": own}, "ROOTCA": {"validation_context": roots}},
+        )
+        assert await call(envoy, "cluster.local") == b"HTTP/1.1 200 OK\r\n"
+        assert await call(envoy, "old.test") == b"HTTP/1.1 200 OK\r\n"
+        with pytest.raises((ssl.SSLError, ConnectionError)):
+            await call(envoy, "other.test")
