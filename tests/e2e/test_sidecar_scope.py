@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import base64
 import json
 from collections.abc import Callable, Iterator
 
 import pytest
+from gateway_rig import Authority
 from mesh_rig import Mesh, eventually, namespace
 from outside_rig import Caller, applied
 
@@ -21,6 +23,15 @@ if os.path.exists(path): os.unlink(path)
 server = socketserver.ThreadingUnixStreamServer(path, Handler)
 os.chmod(path, 0o777)
 server.serve_forever()
+"""
+UNIX_CLIENT = """
+import socket, sys
+with socket.socket(socket.AF_UNIX) as talk:
+    talk.settimeout(10)
+    talk.connect("/sockets/egress.sock")
+    talk.sendall(("GET /hello HTTP/1.1\\r\\nHost: %s\\r\\nConnection: close\\r\\n\\r\\n" % sys.argv[1]).encode())
+    while chunk := talk.recv(10000):
+        sys.stdout.write(chunk.decode())
 """
 USER_MOUNT = '{"sockets":{"mountPath":"/sockets"}}'
 
@@ -180,17 +191,106 @@ def test_what_comes_in_goes_to_a_unix_socket(mesh: Mesh, curl: Caller, ns: str) 
     curl.until("http://httpbin:8000/status/200", status="200")
 
 
-def test_connections_that_come_in_are_limited(mesh: Mesh, curl: Caller, ns: str) -> None:
-    """`connectionPool` of the ingress listener: one request at a time, the others are told to come again."""
-    pool = "\n    connectionPool: {http: {http1MaxPendingRequests: 1, http2MaxRequests: 1}, tcp: {maxConnections: 1}}"
-    many = (
-        "for i in $(seq 8); do curl -s -o /dev/null -w '%{http_code}\\n' -m 10 http://httpbin:8000/delay/1 & done; wait"
-    )
-    with applied(mesh, inbound(PORT + pool + "\n    defaultEndpoint: 127.0.0.1:8080"), ns):
+MANY = "for i in $(seq 8); do curl -s -o /dev/null -w '%{http_code}\\n' -m 10 http://httpbin:8000/delay/1 & done; wait"
+
+
+@pytest.mark.parametrize("place", ["listener", "all listeners"])
+def test_connections_that_come_in_are_limited(mesh: Mesh, curl: Caller, ns: str, place: str) -> None:
+    """`connectionPool` of an ingress listener, `inboundConnectionPool` of all: one request at a time, the others are
+    told to come again."""
+    pool = "{http: {http1MaxPendingRequests: 1, http2MaxRequests: 1}, tcp: {maxConnections: 1}}"
+    if place == "listener":
+        text = inbound(f"{PORT}\n    connectionPool: {pool}\n    defaultEndpoint: 127.0.0.1:8080")
+    else:
+        text = sidecar(f"  workloadSelector: {{labels: {{app: httpbin}}}}\n  inboundConnectionPool: {pool}", "inbound")
+    with applied(mesh, text, ns):
 
         def limited() -> None:
-            said = mesh.execute("deploy/curl", "sh", "-c", many, namespace=ns, container="curl").split()
+            said = mesh.execute("deploy/curl", "sh", "-c", MANY, namespace=ns, container="curl").split()
             assert "200" in said and "503" in said, said
 
         eventually(limited, 40)
     curl.until("http://httpbin:8000/status/200", status="200")
+
+
+SECURE = """
+apiVersion: v1
+kind: Service
+metadata: {name: secure}
+spec: {selector: {app: httpbin}, ports: [{name: https, port: 443, targetPort: 9443}]}
+---
+apiVersion: security.istio.io/v1
+kind: PeerAuthentication
+metadata: {name: secure}
+spec: {selector: {matchLabels: {app: httpbin}}, portLevelMtls: {9443: {mode: DISABLE}}}
+---
+"""
+
+
+def test_tls_ends_at_the_sidecar(mesh: Mesh, curl: Caller, ns: str) -> None:
+    """Simple, then mutual, with files that the pod brings along."""
+
+    def put(target: str, container: str, path: str, text: str) -> None:
+        line = f"echo {base64.b64encode(text.encode()).decode()} | base64 -d > {path} && chmod a+r {path}"
+        mesh.execute(target, "sh", "-c", line, namespace=ns, container=container)
+
+    authority = Authority()
+    server, client = authority.issue("secure"), authority.issue("client.example.com")
+    for name, text in (("tls.crt", server.chain), ("tls.key", server.key), ("ca.crt", authority.pem)):
+        put("deploy/httpbin", "httpbin", f"/sockets/{name}", text)
+    for name, text in (
+        ("ca.crt", authority.pem),
+        ("client.crt", client.chain),
+        ("client.key", client.key),
+    ):
+        put("deploy/curl", "curl", f"/tmp/{name}", text)
+    listener = "port: {number: 9443, protocol: HTTPS, name: https}\n    defaultEndpoint: 127.0.0.1:8080\n    tls: "
+    files = "serverCertificate: /sockets/tls.crt, privateKey: /sockets/tls.key"
+    shown = ("--cert", "/tmp/client.crt", "--key", "/tmp/client.key")
+
+    def ask(*options: str, status: str) -> None:
+        curl.until("https://secure/status/418", "--cacert", "/tmp/ca.crt", *options, status=status)
+
+    with applied(mesh, SECURE + inbound(f"{listener}{{mode: SIMPLE, {files}}}"), ns):
+        ask(status="418")
+    with applied(mesh, SECURE + inbound(f"{listener}{{mode: MUTUAL, {files}, caCertificates: /sockets/ca.crt}}"), ns):
+        ask(*shown, status="418")
+        ask(status="000")
+
+
+# --- where what goes out goes ---
+
+
+def test_an_application_asks_at_a_unix_socket(mesh: Mesh, ns: str) -> None:
+    spec = """
+  workloadSelector: {labels: {app: httpbin}}
+  egress:
+  - bind: unix:///sockets/egress.sock
+    port: {protocol: HTTP, name: http}
+    hosts: ["./helloworld.scope.svc.cluster.local"]
+  - hosts: ["./*"]
+"""
+    with applied(mesh, sidecar(spec, "outgoing"), ns):
+
+        def answered() -> None:
+            host = f"helloworld.{ns}.svc.cluster.local:5000"  # only of port 80 the host alone is enough
+            said = mesh.python("deploy/httpbin", UNIX_CLIENT, host, namespace=ns, container="httpbin")
+            assert "200 OK" in said and "Hello version" in said, said
+
+        eventually(answered, 40)
+
+
+def test_what_nobody_knows_goes_through_the_egress_proxy(mesh: Mesh, curl: Caller, ns: str) -> None:
+    """HTTP on a port that services have, and a port that none has; httpbin plays the proxy."""
+    spec = f"""
+  workloadSelector: {{labels: {{app: curl}}}}
+  outboundTrafficPolicy:
+    mode: ALLOW_ANY
+    egressProxy: {{host: httpbin.{ns}.svc.cluster.local, port: {{number: 8000}}}}
+"""
+    nobody = mesh.host_address
+    with applied(mesh, sidecar(spec, "outgoing"), ns):
+        for port in (8000, 7777):
+            curl.until(f"http://{nobody}:{port}/status/418", status="418")
+        curl.until("http://helloworld:5000/hello", status="200")
+    curl.until(f"http://{nobody}:7777/status/418", status="000")
