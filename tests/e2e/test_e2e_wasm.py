@@ -132,6 +132,7 @@ def with_password(text: str) -> str:
     return yaml.safe_dump_all(documents)
 
 
+@pytest.mark.both_homes
 @pytest.mark.parametrize("form", ["artifact", "oci", "docker"])
 def test_a_plugin_of_an_image_changes_real_answers(rig: Rig, form: str) -> None:
     digest = rig.push(rig.module("good"), f"header:{form}", form)
