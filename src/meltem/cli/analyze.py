@@ -81,6 +81,9 @@ def _switch(argument: str) -> str:
 @click.option("--meshConfigFile", "mesh_file", default="", help="File with the mesh's configuration")
 @click.option("--ignore-unknown", is_flag=True, help="Pass over files that cannot be read")
 @click.option("--color/--no-color", default=None, help="Colours [default: on a terminal]")
+@click.option(
+    "--remote-contexts", "remotes", multiple=True, help="Context of a further cluster to analyze; may be given again"
+)
 @click.option("-r", "--revision", default="", help="Revision whose mesh configuration holds")
 @click.option("-v", "--verbose", is_flag=True, help="Say what is looked at")
 @click.option("--timeout", type=Duration(), default=30.0, help="How long to wait for the cluster")
@@ -100,6 +103,7 @@ def analyze(
     mesh_file: str,
     ignore_unknown: bool,
     color: bool | None,
+    remotes: tuple[str, ...],
     revision: str,
     verbose: bool,
     timeout: float,
@@ -113,6 +117,8 @@ def analyze(
         return None
     if not use_kube and not files:
         raise click.UsageError("without a cluster (--use-kube=false) name the files to analyze")
+    if remotes and not use_kube:
+        raise click.UsageError("--remote-contexts names clusters: it does not go with --use-kube=false")
     hidden = [_suppression(s) for s in suppressed]
     for name in only:
         if not any(n == name or name.startswith(f"{n}.") or n.startswith(f"{name}.") for n in ANALYZERS):
@@ -125,6 +131,9 @@ def analyze(
         click.echo(f"Analyzed {len(context.world.objects)} objects with {len(ANALYZERS)} analyzers.", err=True)
     tried = () if only and "envoyfilter" not in "".join(only) else _tried(placed, context)
     found = run(context, only=only, suppressions=hidden, more=tried)
+    for remote in (r for given in remotes for r in given.split(",") if r):
+        found += _of_remote(settings, remote, namespace, everywhere=all_namespaces, timeout=timeout, only=only,
+                            hidden=hidden)  # fmt: skip
     shown = [m for m in found if m.level >= _level(output_threshold)]
     where = "all namespaces" if all_namespaces else f"namespace: {namespace}"
     what = where if use_kube else ", ".join(files)
@@ -158,6 +167,21 @@ def _tried(placed: list[Placed], context: Context) -> list[Message]:
         if said:
             found.append(message("IST0106", one, said, "spec"))
     return found
+
+
+def _of_remote(settings: Globals, context: str, namespace: str, *, everywhere: bool, timeout: float,
+               only: tuple[str, ...], hidden: list[Suppression]) -> list[Message]:  # fmt: skip
+    """What is found in a further cluster, each finding with the context's name."""
+    from dataclasses import replace
+
+    import msgspec
+
+    from meltem.analyze.run import run
+
+    built = _context(replace(settings, context=context), [], namespace, use_kube=True, everywhere=everywhere,
+                     mesh_file="", revision="", timeout=timeout, any_files=False)  # fmt: skip
+    found = run(built, only=only, suppressions=hidden)
+    return [msgspec.structs.replace(m, place=f"in context {context} {m.place}".rstrip()) for m in found]
 
 
 def findings_of_cluster(settings: Globals, istio_namespace: str, timeout: float = 30) -> list[Message]:

@@ -6,13 +6,15 @@ installation's file or profile (`--operatorFileName`), which needs no cluster.
 
 from __future__ import annotations
 
+import asyncio
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import click
 
 from meltem import yamlio
-from meltem.cli.base import Globals, command, run_async
+from meltem.cli.base import Duration, Globals, command, run_async
 from meltem.errors import NotFound, UserError
 from meltem.inject.config import InjectorConfig, read_config
 from meltem.inject.kube_inject import inject_text
@@ -44,6 +46,16 @@ _EXAMPLES = """Examples:
 """
 
 
+def _istios_own(function: Callable[..., None]) -> Callable[..., None]:
+    """Flags by which Istio's kube-inject reaches an injector elsewhere. Here the injector is istioctl itself, whatever
+    they say; they are taken so that scripts go on working."""
+    for name in ("--webhookConfig", "--xds-address", "--xds-label", "--xds-port", "--cert-dir", "--authority"):
+        function = click.option(name, hidden=True, expose_value=False)(function)
+    for name in ("--insecure", "--plaintext"):
+        function = click.option(name, is_flag=True, hidden=True, expose_value=False)(function)
+    return function
+
+
 @command(
     "kube-inject",
     help="Adds the proxy to the Kubernetes resources in a file: every kind that makes pods, lists, several documents.",
@@ -65,8 +77,9 @@ _EXAMPLES = """Examples:
     show_default=True,
     help="ConfigMap of the injector",
 )
-@click.option("--webhookConfig", "webhook", default="", hidden=True)
 @click.option("-r", "--revision", default="", help="Revision of the control plane")
+@click.option("--timeout", type=Duration(), default="30s", show_default=True, help="How long to wait for the cluster")
+@_istios_own
 @click.pass_obj
 def kube_inject(
     settings: Globals,
@@ -78,8 +91,8 @@ def kube_inject(
     operator_file: str,
     mesh_name: str,
     inject_name: str,
-    webhook: str,
     revision: str,
+    timeout: float,
 ) -> None:
     text = sys.stdin.read() if filename == "-" else _read(filename)
     source = "standard input" if filename == "-" else filename
@@ -90,7 +103,13 @@ def kube_inject(
         config, values, mesh = (_read(f) if f else "" for f in (inject_file, values_file, mesh_file))
         if not (config and values and mesh):
             suffix = f"-{revision}" if revision else ""
-            maps = run_async(_from_cluster(settings, inject_name + suffix, mesh_name + suffix))
+            try:
+                work = _from_cluster(settings, inject_name + suffix, mesh_name + suffix)
+                maps = run_async(asyncio.wait_for(work, timeout))
+            except TimeoutError:
+                raise UserError(
+                    f"the cluster did not answer within {timeout:g} s", remedy="Give a longer --timeout."
+                ) from None
             config, values, mesh = config or maps[0], values or maps[1], mesh or maps[2]
     injector = _parsed(config, values, mesh, revision)
     injected = inject_text(text, injector, source=source, namespace=settings.namespace or "default")

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from meltem.cli.main import run
+from meltem.cli.proxy.roots import compare
 from meltem.objects import Json, JsonObject
 
 _TYPE = "type.googleapis.com/"
@@ -87,3 +88,13 @@ def test_titles_above_the_tables_where_they_are_asked_for(dump: Path, capsys: py
     assert out.startswith("------ CLUSTER INFO ------\n\nSERVICE FQDN") and "------ LISTENER INFO ------" in out
     assert run(["pc", "all", "-f", str(dump)]) == 0
     assert "------" not in capsys.readouterr().out
+
+
+def test_two_proxies_verify_each_other_where_they_have_a_root_in_common() -> None:
+    old, new, other = {b"1": "aa"}, {b"1": "aa", b"2": "bb"}, {b"3": "cc"}
+    assert compare(("a", old), ("b", old)) == (["a and b trust the same roots: they can verify each other."], True)
+    lines, verified = compare(("a", old), ("b", new))
+    assert verified and lines[0] == "only b trusts the root with serial number bb"
+    lines, verified = compare(("a", new), ("b", other))
+    assert not verified and len(lines) == 4
+    assert not compare(("a", {}), ("b", {}))[1]

@@ -90,6 +90,7 @@ def test_as_a_workload_by_its_certificate(tmp_path: Path, capsys: pytest.Capture
         ["proxy-status", "--xds-address", "a:1", "--plaintext", "--cert-dir", "/x"],
         ["proxy-status", "web.shop", "--xds-address", "a:1"],
         ["x", "internal-debug", "adsz", "--xds-address", "a:1"],
+        ["analyze", "--use-kube=false", "--remote-contexts", "west", "x.yaml"],
     ],
 )
 def test_flags_that_contradict_each_other(words: list[str]) -> None:

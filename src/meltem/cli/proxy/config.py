@@ -301,6 +301,7 @@ def everything(settings: Globals, pod: str | None, output: str, file: str, admin
 
 def _register() -> None:
     from meltem.cli.proxy.log import log
+    from meltem.cli.proxy.roots import rootca_compare
 
     for made, aliases in (
         (everything, ("a",)),
@@ -310,6 +311,7 @@ def _register() -> None:
         (endpoint, ("endpoints", "ep")),
         (listener, ("listeners", "l")),
         (log, ("o",)),
+        (rootca_compare, ("rc",)),
         (route, ("routes", "r")),
         (secret, ("secrets", "s")),
     ):
