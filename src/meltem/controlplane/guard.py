@@ -1,9 +1,10 @@
 """EnvoyFilters are tried on Envoy before any proxy is sent what they change.
 
 In: the engine, which holds back what is not tried (`meltem.generate.patched`). Out: `inputs.trials`, what Envoy said of
-each, remembered by content. Nothing that no EnvoyFilter changes waits; the loop of events is never blocked: Envoy runs
-beside, one at a time, with less priority. Where there is no Envoy, or it does not answer, EnvoyFilters are used as they
-are, and the log says so.
+each, remembered by content; and `inputs.former_filters`, the versions that stay in force of EnvoyFilters that were well
+before they were edited (in this istiod's memory: one that starts anew leaves them out). Nothing that no EnvoyFilter
+changes waits; the loop of events is never blocked: Envoy runs beside, one at a time, with less priority. Where there is
+no Envoy, or it does not answer, EnvoyFilters are used as they are, and the log says so.
 
 A proxy may refuse what the trial did not: two listeners at one address, say. It keeps what it had; the EnvoyFilter that
 changed the resource last is left out then, and the next one, until the proxy takes it. Where it refuses the resource
@@ -25,7 +26,8 @@ from meltem.collections import Changes
 from meltem.engine import Engine
 from meltem.errors import EnvironmentError_
 from meltem.generate.patched import Job, filter_digest, with_patches
-from meltem.graph.inputs import Trial
+from meltem.graph.inputs import Former, ResourceKey, Trial
+from meltem.resources import networking
 from meltem.validate.envoy_check import find_envoy
 from meltem.validate.envoy_trial import Trier
 from meltem.xds.subscription import Rejection, in_short
@@ -56,6 +58,7 @@ class Guard:
         self._blamed: dict[str, Job] = {}  # jobs by digest of which a proxy's refusal cost an EnvoyFilter
         self._innocent: set[str] = set()  # digests of jobs that proxies refuse without patches too
         self._trier: Trier | None = None
+        self._well: dict[ResourceKey, networking.EnvoyFilter] = {}  # versions that nobody refused
         self._awake = asyncio.Event()
         self._done = asyncio.Event()
         self._remembered: OrderedDict[str, Trial] = OrderedDict()
@@ -100,6 +103,7 @@ class Guard:
                 self._tidy()
                 while batch := self._batch():
                     await self._round(self._trier, batch)
+                self._remember_well()
             self.look_at_refusals()
 
     def look_at_refusals(self) -> None:
@@ -116,6 +120,33 @@ class Guard:
                 for digest, trial in found.items():
                     self._engine.inputs.trials.set(digest, trial)
                     self._remembered[digest] = trial
+                self._step_back(found.values())
+
+    def _remember_well(self) -> None:
+        """All versions that are in force and refused nowhere, now that everything was tried."""
+        inputs = self._engine.inputs
+        refused = {owner for _, owner in self._engine.resources.patched.refused}
+        for key, one in inputs.envoy_filters.items():
+            if (key[1], key[2]) not in refused and key not in inputs.former_filters:
+                self._well[key] = one
+        for key in [k for k in self._well if k not in inputs.envoy_filters]:
+            del self._well[key]
+
+    def _step_back(self, trials: Iterable[Trial]) -> None:
+        """An EnvoyFilter that was well before it was edited stays as it was. Within a transaction."""
+        inputs = self._engine.inputs
+        refused = {(namespace, name): error for trial in trials for namespace, name, error in trial.refused}
+        for key, written in inputs.envoy_filters.items() if refused else ():
+            if (key[1], key[2]) not in refused:
+                continue
+            well = self._well.get(key)
+            if key in inputs.former_filters:  # not that either
+                inputs.former_filters.delete(key)
+                self._well.pop(key, None)
+            elif well is not None and well.spec == written.spec:  # it was well on trial only
+                del self._well[key]
+            elif well is not None and well.metadata.uid == written.metadata.uid and well.spec != written.spec:
+                inputs.former_filters.set(key, Former(well, written.spec, refused[key[1], key[2]]))
 
     def _look_at(self, proxy_id: str, job: Job, in_force: Job, rejection: Rejection, found: dict[str, Trial]) -> None:
         digest = job.digest
@@ -141,8 +172,12 @@ class Guard:
     def _tidy(self) -> None:
         """Trials that count no more go; those that are remembered count again."""
         inputs, wanted = self._engine.inputs, self._wanted()
+        written = inputs.envoy_filters
+        stale = [k for k, f in inputs.former_filters.items() if (w := written.get(k)) is None or w.spec != f.refused]
         digests = {filter_digest(j.patches, o) for j in wanted.values() for o in j.patches.owners}
         with self._engine.graph.transaction():
+            for key in stale:
+                inputs.former_filters.delete(key)
             for digest in [d for d in inputs.trials if d not in wanted]:
                 inputs.trials.delete(digest)
             for digest in [d for d in inputs.tried_filters if d not in digests]:
@@ -207,6 +242,7 @@ class Guard:
                         inputs.tried_filters.set(digest, True)
                 if not trial.note:
                     self._remembered[job.digest] = trial
+            self._step_back(found.values())
         while len(self._remembered) > REMEMBERED:
             self._remembered.popitem(last=False)
         self._tell()

@@ -19,7 +19,7 @@ ResourceKey = tuple[str, str, str]
 
 _NOT_KINDS = (
     "MeshConfig", "MeshNetworks", "cluster networks", "resolved names", "wasm modules", "wasm code", "guarded",
-    "trials", "tried EnvoyFilters",
+    "trials", "tried EnvoyFilters", "former EnvoyFilters",
 )  # fmt: skip
 
 
@@ -36,6 +36,16 @@ class Trial(msgspec.Struct, frozen=True):
     """namespace and name of each EnvoyFilter that has to be left out, and Envoy's words."""
     note: str = ""
     """Why it could not be tried; it is used as it is."""
+
+
+class Former(msgspec.Struct, frozen=True):
+    """An EnvoyFilter that Envoy refuses as it stands, and the version before, which stays in force meanwhile."""
+
+    former: networking.EnvoyFilter
+    refused: networking.EnvoyFilterSpec
+    """Anything else that is written ends it."""
+    error: str
+    """What Envoy refuses, in its words."""
 
 
 class Unusable(msgspec.Struct, frozen=True):
@@ -69,6 +79,8 @@ class Inputs:
         """Has the empty key where what EnvoyFilters change waits for a trial on Envoy before any proxy is sent it."""
         self.trials: Source[str, Trial] = graph.source("trials")
         """Digest of a patched resource (`meltem.generate.patched`) → what Envoy said."""
+        self.former_filters: Source[ResourceKey, Former] = graph.source("former EnvoyFilters")
+        """Those whose present version Envoy refuses."""
         self.tried_filters: Source[str, bool] = graph.source("tried EnvoyFilters")
         """Digests of the patches of one EnvoyFilter that Envoy has taken somewhere."""
         self.services: Source[ResourceKey, core.Service] = graph.source("Service")

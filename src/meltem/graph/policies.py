@@ -13,7 +13,7 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from meltem.collections import Graph, Index, Reader
+from meltem.collections import Collection, Graph, Index, Reader
 from meltem.graph.inputs import Inputs, ResourceKey
 from meltem.resources import extensions, networking, security, telemetry
 from meltem.resources.base import Resource
@@ -95,7 +95,10 @@ class Policies:
         self.telemetry = graph.index("telemetries", inputs.telemetries, _by_namespace)
         self.wasm = graph.index("wasm plugins", inputs.wasm_plugins, _by_namespace)
         self.extensions = graph.index("traffic extensions", inputs.traffic_extensions, _by_namespace)
-        self.envoy_filters = graph.index("envoy filters", inputs.envoy_filters, _by_namespace)
+        in_force: Collection[ResourceKey, networking.EnvoyFilter] = graph.derive(
+            "EnvoyFilters in force", inputs.envoy_filters, lambda r, k, v: {k: _in_force(inputs, r, k, v)}
+        )
+        self.envoy_filters = graph.index("envoy filters", in_force, _by_namespace)
 
     @staticmethod
     def of(
@@ -130,6 +133,14 @@ class Policies:
                     if not target.general and target.selects(labels):
                         found.append((kind, policy.namespace, policy.name))
         return tuple(sorted(found))
+
+
+def _in_force(
+    inputs: Inputs, reader: Reader, key: ResourceKey, written: networking.EnvoyFilter
+) -> networking.EnvoyFilter:
+    """As it is written, or the version before where Envoy refuses that."""
+    known = reader.get(inputs.former_filters, key)
+    return known.former if known is not None and known.refused == written.spec else written
 
 
 def by_labels(labels: Mapping[str, str]) -> Picks:

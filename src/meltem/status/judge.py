@@ -344,6 +344,15 @@ class Judge:
                 f"{', …' if len(held) > 3 else ''}): Envoy refuses {what} {one.name} with it: {one.error}"
             )
             yield ("EnvoyFilter", *owner), "RefusedByEnvoy", message
+        for key, kept in self._engine.inputs.former_filters.items():
+            written = self._engine.inputs.envoy_filters.get(key)
+            if written is not None and written.spec == kept.refused:
+                since = f"the version before (generation {kept.former.metadata.generation}) stays in force"
+                yield (
+                    ("EnvoyFilter", key[1], key[2]),
+                    "RefusedByEnvoy",
+                    f"{since}: Envoy refuses this one: {kept.error}",
+                )
         for key, problems in resources.patch_problems.items():
             yield ("EnvoyFilter", key[1], key[2]), "Invalid", "; ".join(p.in_short for p in problems)
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 
 import mesh_files as files
 import pytest
@@ -16,6 +16,7 @@ from meltem.engine import Engine
 from meltem.errors import EnvironmentError_
 from meltem.generate.patched import Job
 from meltem.graph.inputs import Trial
+from meltem.status.judge import Judge
 from meltem.xds.subscription import Rejection
 
 PROXY = files.sidecar("web-1", "default", "10.0.0.1", {"app": "web"})
@@ -157,3 +158,56 @@ async def test_filters_are_not_to_blame_for_what_a_proxy_refuses_without_them() 
         assert world.notes() == ["proxy web-1.default refuses it: still no without any EnvoyFilter as well"]
         world.refuse("for ever")
         assert world.left_out == {}, "they are not blamed again"
+
+
+class Refusing(Fake):
+    """Refuses clusters with one text in them, and blames the EnvoyFilter `first`."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.text = text.encode()
+
+    async def worst(self, jobs: Sequence[Job]) -> Job | None:
+        return next((j for j in jobs if any(self.text in r.body for r in j.changed)), None)
+
+    async def blame(self, job: Job) -> Trial:
+        return Trial((("default", "first", "spec.configPatches[0]: no"),))
+
+
+async def edited(world: World, text: str, done: Callable[[], bool]) -> None:
+    files.load(world.engine, text)
+    async with asyncio.timeout(20):
+        while not done():  # noqa: ASYNC110 (the guard runs beside)
+            await asyncio.sleep(0)
+
+
+async def test_an_envoy_filter_that_is_edited_to_something_bad_stays_as_it_was() -> None:
+    """Until it is edited again; and its status says both."""
+    key = (files.CLUSTER, "default", "first")
+    world = World(a_filter("first", 1, "alt_stat_name: good"))
+    judge = Judge(world.engine, {}, tuple, files.CLUSTER)
+    formers = world.engine.inputs.former_filters
+    async with running(world, Refusing("bad")):
+        assert world.cluster()[1].alt_stat_name == "good"
+        await edited(world, a_filter("first", 1, "alt_stat_name: bad"), lambda: key in formers)
+        await world.guard.settled(PROXY.id)
+        assert world.cluster()[1].alt_stat_name == "good"
+        assert world.left_out == {}
+        judge.look()
+        verdict = judge.verdicts["EnvoyFilter", "default", "first"]
+        assert verdict.reason == "RefusedByEnvoy" and "stays in force" in verdict.message
+        await edited(world, a_filter("first", 1, "alt_stat_name: better"), lambda: key not in formers)
+        await world.guard.settled(PROXY.id)
+        assert world.cluster()[1].alt_stat_name == "better"
+        judge.look()
+        assert not judge.verdicts["EnvoyFilter", "default", "first"].bad
+
+
+async def test_one_that_was_bad_from_the_start_is_left_out() -> None:
+    world = World(a_filter("first", 1, "alt_stat_name: bad"))
+    async with running(world, Refusing("bad")):
+        assert set(world.left_out) == {"first"}
+        assert world.cluster()[1].alt_stat_name == ""
+        await edited(world, a_filter("first", 1, "alt_stat_name: good"), lambda: not world.left_out)
+        await world.guard.settled(PROXY.id)
+        assert world.cluster()[1].alt_stat_name == "good"
