@@ -56,6 +56,7 @@ from meltem.status.addresses import AddressWriter
 from meltem.status.distribution import Standing
 from meltem.status.ingress import IngressStatusWriter
 from meltem.status.judge import Judge, Refusal
+from meltem.status.reports import Reporter, Reports, Who
 from meltem.status.writer import StatusWriter
 from meltem.xds.connection import ConnectionLimits
 from meltem.xds.metrics import XdsMetrics
@@ -152,7 +153,12 @@ class ControlPlane:
             settled=self.guard.settled,
             registrar=self.registration,
         )
-        self.judge = Judge(self.engine, self.feed.problems, self._refusals, settings.cluster_id, self._standings)
+        self._who = Who(settings.cluster_id, self._namespace, settings.pod_name, settings.revision)
+        self.reports = Reports(self._who, self.engine.inputs.pods)
+        self.judge = Judge(
+            self.engine, self.feed.problems, self._refusals, settings.cluster_id, self._standings, self.reports.of
+        )
+        self._writes_status = False
         self.ready = False
         self._stopping = asyncio.Event()
         self._touched: asyncio.Queue[str] = asyncio.Queue()
@@ -230,6 +236,7 @@ class ControlPlane:
         kinds = self.feed.kinds
         kinds["ConfigMap"].watch(self.mesh.watch_config_map)
         kinds["ConfigMap"].watch(self._config_map_seen)
+        kinds["ConfigMap"].watch(self.reports.changed)
         kinds["Namespace"].watch(self.mesh.watch_namespace)
         kinds["Namespace"].watch(self._namespace_seen)
         kinds["Node"].watch(self.mesh.watch_node)
@@ -444,6 +451,10 @@ class ControlPlane:
                 for namespace in self._namespaces:
                     self._touched.put_nowait(namespace)
 
+        reporter = Reporter(
+            client, self.judge, self._who, self.engine.inputs.pods, self._clock,
+            leading=lambda: self._writes_status or not settings.enable_leader_election,
+        )  # fmt: skip
         return [
             ("certificate authority", self._store.run(authority, self._ca_touched)),
             ("serving certificate", serving.run(renewed)),
@@ -460,7 +471,8 @@ class ControlPlane:
             ("judge", self._after_ready(self._judge)),
             ("workloads", self._after_ready(self.registration.run)),
             ("wasm modules", self.wasm.run()),
-            ("status", self._leading("istio-status-leader", lambda: self._after_ready(writer.run))),
+            ("status", self._leading("istio-status-leader", lambda: self._after_ready(lambda: self._write(writer)))),
+            ("distribution report", self._after_ready(reporter.run)),
             ("ingress status", self._leading("istio-leader", lambda: self._after_ready(written))),
             *([("names of gateways", self._names.run())] if settings.resolve_hostname_gateways else []),
         ]
@@ -469,6 +481,13 @@ class ControlPlane:
         while not self.ready:
             await self._clock.sleep(0.05)
         await work()
+
+    async def _write(self, writer: StatusWriter) -> None:
+        self._writes_status = True
+        try:
+            await writer.run()
+        finally:
+            self._writes_status = False
 
     async def _judge(self) -> None:
         while True:

@@ -4,7 +4,8 @@ In: the engine and, of every connected proxy, whether it has acknowledged everyt
 many of the proxies that a resource is for have its present generation.
 
 Time is counted in commits of the engine. A resource's generation came with some commit; a proxy that once had nothing
-outstanding after that commit has it. Only proxies of this istiod are known here.
+outstanding after that commit has it. Only proxies of this istiod are known here; `meltem.status.reports` has those of
+the others.
 """
 
 from __future__ import annotations
@@ -54,6 +55,13 @@ class Share(msgspec.Struct, frozen=True):
             f" {', '.join(self.missing[:3])}{'…' if self.of - self.have > 3 else ''} not yet." if self.missing else ""
         )
         return f"{self.have}/{self.of} proxies up to date.{tail}"
+
+
+def together(shares: Iterable[Share]) -> Share:
+    """Of proxies that are connected to different istiods."""
+    found = tuple(shares)
+    missing = tuple(m for s in found for m in s.missing)
+    return Share(sum(s.have for s in found), sum(s.of for s in found), missing)
 
 
 class Distribution:

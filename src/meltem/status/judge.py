@@ -28,7 +28,7 @@ from meltem.graph.inputs import ResourceKey, Unusable
 from meltem.graph.model import host_matches
 from meltem.resources.base import Resource
 from meltem.resources.kinds import ISTIO_KINDS
-from meltem.status.distribution import Distribution, Key, Share, Standing, Version, version_of
+from meltem.status.distribution import Distribution, Key, Share, Standing, Version, together, version_of
 from meltem.status.reading import OutsideReader
 from meltem.validate import validate
 from meltem.view.gateway import SERVER_PARTS
@@ -100,11 +100,14 @@ class Judge:
         refusals: Refusals,
         cluster: str,
         standings: Callable[[], Iterable[Standing]] = tuple,
+        elsewhere: Callable[[Key, Version], Iterable[Share]] = lambda _key, _version: (),
     ) -> None:
+        """`elsewhere`: who has a resource of the proxies of other istiods."""
         self._engine = engine
         self._problems = problems
         self._refusals = refusals
         self._cluster = cluster
+        self._elsewhere = elsewhere
         self._kinds = {k.kind for k in ISTIO_KINDS}
         self._stale = True
         self.distribution = Distribution(engine, standings)
@@ -147,8 +150,12 @@ class Judge:
         self._said = said
 
     def share(self, key: Key) -> Share:
-        """Who has a resource, as of the last look."""
+        """Who has a resource of this istiod's proxies, as of the last look."""
         return self._shares.get(key) or Share(0, 0)
+
+    def counts(self) -> Mapping[Key, tuple[Version, Share]]:
+        """All of that."""
+        return {key: (self._new[key], share) for key, share in self._shares.items()}
 
     def _ask_admission(self) -> None:
         """What admission says against a resource that came without being asked: a few at each look."""
@@ -180,6 +187,7 @@ class Judge:
         share = self._shares.get(key)
         if share is None:
             return verdict
+        share = together((share, *self._elsewhere(key, (verdict.uid, verdict.generation))))
         questioned = self._questioned.get(key)
         if questioned is not None and questioned[1]:
             return Verdict("RefusedByAdmission", questioned[1], verdict.generation, verdict.uid)

@@ -11,11 +11,12 @@ from meltem.engine import Engine
 from meltem.generate import gateway
 from meltem.graph.inputs import Trial, Unusable
 from meltem.kube.client import PatchKind
-from meltem.objects import JsonObject, objects_at
+from meltem.objects import JsonObject, objects_at, str_at
 from meltem.resources.parse import parse
-from meltem.status.distribution import Standing
+from meltem.status.distribution import Share, Standing
 from meltem.status.ingress import IngressStatusWriter
 from meltem.status.judge import EVERYTHING_EVERY, Judge, Refusal
+from meltem.status.reports import FIELD, LABEL, REVISION, Counts, Reporter, Reports, Who, decode, encode
 from meltem.status.writer import StatusWriter
 from meltem.view.units import GatewayChain, GatewayListenerView
 
@@ -113,7 +114,7 @@ class Api:
         self, _rt: object, name: str, _namespace: str, body: JsonObject, *, kind: PatchKind, **_more: object
     ) -> JsonObject:
         self.patches.append((name, body))
-        self.objects[name] = {**self.objects.get(name, {"metadata": {}}), "status": body["status"]}
+        self.objects[name] = {**self.objects.get(name, {"metadata": {}}), "status": body.get("status")}
         return self.objects[name]
 
 
@@ -358,3 +359,53 @@ def test_a_chain_that_cannot_be_made_costs_itself_and_is_told_of_its_gateway(mon
     assert "0.0.0.0_443 for bad.test" in world.message("Gateway", "bad")
     listener = mesh_files.generated(world.engine, proxy)["listeners"]["0.0.0.0_443"]
     assert b"good.test" in listener and b"bad.test" not in listener
+
+
+def report_of(counts: Counts, pod: str, revision: str = "default") -> JsonObject:
+    labels = {LABEL: "true", REVISION: revision}
+    return {"metadata": {"name": f"{pod}-distribution", "labels": labels}, "binaryData": {FIELD: encode(counts)}}
+
+
+def test_proxies_of_other_istiods_count() -> None:
+    world = World()
+    world.service("a")
+    world.connect("here", {})
+    world.virtual_service("a")
+    reports = Reports(Who(CLUSTER, "istio-system", "istiod-1", "default"), world.engine.inputs.pods)
+    judge = Judge(world.engine, {}, tuple, CLUSTER, lambda: list(world.standings.values()), reports.of)
+    key = ("VirtualService", "default", "vs")
+
+    def said() -> str:
+        judge.look()
+        return judge.verdicts[key].message
+
+    assert said() == "1/1 proxies up to date."
+    other: Counts = {key: (("u", 3), Share(1, 2, ("there.default",)))}
+    reports.changed("istio-system", "istiod-2-distribution", report_of(other, "istiod-2"))
+    assert said() == "1/1 proxies up to date.", "its pod is not there"
+    with world.engine.graph.transaction():
+        pod = parse({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "istiod-2", "namespace": "istio-system"}})
+        world.engine.inputs.by_kind["Pod"].set((CLUSTER, "istio-system", "istiod-2"), pod)
+    assert said() == "2/3 proxies up to date. there.default not yet."
+    reports.changed("istio-system", "istiod-2-distribution", report_of({key: (("u", 2), Share(2, 2))}, "istiod-2"))
+    assert said() == "1/3 proxies up to date.", "they have the version before"
+    reports.changed("istio-system", "istiod-2-distribution", report_of(other, "istiod-2", "canary"))
+    assert said() == "1/1 proxies up to date.", "another revision's proxies are not ours"
+    reports.changed("istio-system", "istiod-2-distribution", {**report_of(other, "istiod-2"), "binaryData": {}})
+    assert said() == "1/1 proxies up to date."
+
+
+async def test_an_istiod_that_does_not_lead_reports_once_what_it_counts() -> None:
+    world, kube = World(), Api()
+    world.service("a")
+    world.connect("here", {})
+    world.virtual_service("a")
+    world.judge.look()
+    who = Who(CLUSTER, "istio-system", "istiod-1", "default")
+    reporter = Reporter(kube, world.judge, who, world.engine.inputs.pods, ManualClock(), lambda: False)
+    await reporter.report()
+    await reporter.report()
+    ((name, body),) = kube.patches
+    assert name == "istiod-1-distribution"
+    counts = decode(str_at(body, "binaryData", FIELD))
+    assert counts["VirtualService", "default", "vs"] == (("u", 3), Share(1, 1))
