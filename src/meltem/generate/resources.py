@@ -22,7 +22,7 @@ from meltem.generate.patched import Patched, Unpatched
 from meltem.graph.inputs import ResourceKey
 from meltem.graph.mesh import Mesh
 from meltem.graph.model import Endpoint
-from meltem.graph.networks import reachable
+from meltem.graph.networks import in_view, reachable
 from meltem.view.dns import DnsView
 from meltem.view.filters import Filters
 from meltem.view.gateway_servers import GatewayKey
@@ -334,6 +334,8 @@ class Resources:
             if port is None:
                 return {}
             found = mesh.endpoints_of(reader, key.service)
+            if key.network_view:
+                found = in_view(found, key.network_view, mesh.ranges(reader))
             if not key.network:
                 return {key: endpoints.assignment(key, port.name, found)}
 

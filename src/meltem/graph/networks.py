@@ -99,6 +99,13 @@ def is_address(text: str) -> bool:
     return True
 
 
+def in_view(endpoints: Iterable[Endpoint], view: Iterable[str], ranges: Ranges) -> list[Endpoint]:
+    """Those on the networks that a proxy asked for (ISTIO_META_REQUESTED_NETWORK_VIEW), and those on none. Without it a
+    gateway would send what came from another network back there."""
+    known = {"", *view}
+    return [e for e in endpoints if (e.network or ranges.of_address(e.address)) in known]
+
+
 def reachable(endpoints: Iterable[Endpoint], network: str, gateways: Gateways, ranges: Ranges) -> list[Endpoint]:
     """The endpoints as a client on `network` calls them (empty: on none, everything is called directly).
 

@@ -141,6 +141,7 @@ def _cluster(
         client_labels=client_labels,
         cluster=view.scope.cluster if service.cluster_local or balance else "",
         network=view.scope.network,
+        network_view=view.scope.network_view,
         node=view.scope.node if service.internal_local or _NODE in ranking else "",
         node_local=service.internal_local,
         cluster_local=service.cluster_local,

@@ -27,6 +27,8 @@ class Scope(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     """`namespace/name` of the Sidecar resource that holds; empty: none."""
     cluster: str = ""
     network: str = ""
+    network_view: tuple[str, ...] = ()
+    """Networks whose endpoints alone are known (and those of none): an east-west gateway leads into its own."""
     locality: tuple[str, str, str] = ("", "", "")
     labels: tuple[tuple[str, str], ...] = ()
     """Only those that some rule selects by."""
@@ -79,6 +81,7 @@ def scope_of(
         sidecar=sidecar,
         cluster=proxy.cluster,
         network=proxy.network,
+        network_view=proxy.requested_network_view,
         locality=locality,
         labels=tuple(pair for pair in proxy.labels if pair[0] in wanted),
         node=proxy.node_name if node_matters else "",

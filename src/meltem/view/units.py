@@ -154,6 +154,8 @@ class EndpointsKey(msgspec.Struct, frozen=True, cache_hash=True):
     network: str = ""
     node: str = ""
     """The client's, where it matters."""
+    network_view: tuple[str, ...] = ()
+    """The networks that the client asks for; empty: all."""
     node_local: bool = False
     """Only endpoints of that node."""
     cluster_local: bool = False

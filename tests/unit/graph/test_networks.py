@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mesh_files as files
+import msgspec
 import pytest
 
 from meltem import envoyapi as api
@@ -75,6 +76,7 @@ class World:
         return found
 
 
+INSIDE = msgspec.structs.replace(MACHINE, requested_network_view=("machines",))
 DIRECT = {"10.0.0.1:80": 1, "172.16.0.1:80": 3, "172.16.0.2:80": 1}
 
 
@@ -88,6 +90,7 @@ def test_a_labelled_service_stands_for_the_workloads_of_its_network() -> None:
     world = World(GATEWAY)
     assert world.seen(MAIN) == {"10.0.0.1:80": 1, "192.0.2.1:15443": 3}, "what takes no mutual TLS is out of reach"
     assert world.seen(MACHINE) == DIRECT, "its own network, and one without a gateway"
+    assert "10.0.0.1:80" not in world.seen(INSIDE), "what came from there is not sent back"
     assert world.seen(NOWHERE) == DIRECT
     with world.engine.graph.transaction():
         world.engine.inputs.services.delete((files.CLUSTER, "istio-system", "eastwest"))
