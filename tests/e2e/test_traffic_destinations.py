@@ -168,13 +168,6 @@ spec:
     assert len(traffic.versions(f"http://{host}/", 24, headers=headers)) > 1
 
 
-def test_new_endpoints_may_be_warmed_up(traffic: Traffic) -> None:
-    """That Envoy takes the rule and balances on; how a share grows is Envoy's own affair."""
-    warm = "{loadBalancer: {simple: ROUND_ROBIN, warmup: {duration: 30s, minimumPercent: 50, aggression: 1.5}}}"
-    host = traffic.service("warmed", "- route: [{destination: {host: warmed}}]", policy=warm)
-    assert set(traffic.versions(f"http://{host}/", 60)) == {"v1", "v2", "v3"}
-
-
 def test_proxies_speak_http_2_where_the_rule_upgrades_and_the_application_its_own(traffic: Traffic) -> None:
     host = traffic.service(
         "upgraded",

@@ -6,7 +6,7 @@ from collections import Counter
 
 import pytest
 from mesh_rig import eventually
-from traffic_rig import Traffic, within
+from traffic_rig import Traffic, deployment, within
 
 pytestmark = pytest.mark.both_homes
 
@@ -78,6 +78,95 @@ def test_a_retry_goes_to_another_endpoint(traffic: Traffic) -> None:
     counted = traffic.seen("evaded")
     assert counted["v1"] > 0
     assert sum(counted.values()) == 60 + counted["v1"]
+
+
+@pytest.mark.local_home
+def test_a_retry_may_go_to_the_endpoint_that_failed(traffic: Traffic) -> None:
+    """`retryIgnorePreviousHosts: false`: one of three fails always, so a ninth of the calls fails twice."""
+    retries = "{attempts: 1, retryOn: 5xx, backoff: 10ms, retryIgnorePreviousHosts: false}"
+    host = traffic.service(
+        "insisted",
+        f"- {{retries: {retries}, route: [{{destination: {{host: insisted}}}}]}}",
+        policy="{loadBalancer: {simple: RANDOM}}",
+    )
+    want = {"url": f"http://{host}/", "count": 180, "headers": {"x-do": "at=v1,status=503", "x-id": "insisted"}}
+    statuses = Counter(a.status for a in traffic.ask(want)[0])
+    assert within(statuses[503], 180, 1 / 9) and statuses[503] > 0, statuses
+    assert traffic.seen("insisted")["v1"] > statuses[503]
+
+
+@pytest.mark.local_home
+def test_a_budget_keeps_retries_few(traffic: Traffic) -> None:
+    """Of thirty calls that fail at once every one is sent again, where no budget forbids it."""
+    retries = "{attempts: 1, retryOn: 5xx, backoff: 10ms}"
+    budget = "{retryBudget: {percent: 10, minRetryConcurrency: 2}}"
+    for host, policy in (("unbudgeted", ""), ("budgeted", budget)):
+        route = f"- {{retries: {retries}, route: [{{destination: {{host: {host}, subset: v1}}}}]}}"
+        traffic.service(host, route, policy=policy)
+        headers = {"x-do": "delay=0.4,status=503", "x-id": host}
+        answers = traffic.ask({"url": f"http://{host}/", "count": 30, "parallel": 30, "headers": headers})[0]
+        assert {a.status for a in answers} == {503}
+    assert traffic.seen("unbudgeted")["v1"] == 60
+    assert 30 <= traffic.seen("budgeted")["v1"] < 45
+
+
+@pytest.mark.local_home
+def test_a_retry_leaves_the_locality_where_the_rule_says_so(traffic: Traffic) -> None:
+    """The near endpoint fails, the far one would not. Retries stay near, unless they may go far."""
+    near, far = (traffic.addresses[v] for v in ("v1", "v2"))
+    for host, more in (("stays", ""), ("leaves", ", retryRemoteLocalities: true")):
+        traffic.mesh.create(
+            f"""
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: {host}}}
+spec:
+  hosts: [{host}.example.com]
+  addresses: [192.0.2.{len(host)}]
+  ports: [{{number: 80, name: http, protocol: HTTP, targetPort: 8080}}]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  endpoints: [{{address: {near}, locality: region1/zone1}}, {{address: {far}, locality: region2/zone1}}]
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: {host}}}
+spec:
+  host: {host}.example.com
+  trafficPolicy:
+    loadBalancer: {{localityLbSetting: {{enabled: true}}}}
+    outlierDetection: {{consecutive5xxErrors: 0, consecutiveGatewayErrors: 0}}
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: {host}}}
+spec:
+  hosts: [{host}.example.com]
+  http:
+  - retries: {{attempts: 4, retryOn: 5xx, backoff: 10ms{more}}}
+    route: [{{destination: {{host: {host}.example.com}}}}]
+""",
+            traffic.namespace,
+        )
+
+    def statuses(host: str) -> Counter[int]:
+        headers = {"Host": f"{host}.example.com", "x-do": "at=v1,status=503", "x-id": host}
+        want = {"url": f"http://192.0.2.{len(host)}/", "count": 10, "headers": headers}
+        return Counter(a.status for a in traffic.ask(want, client="placed")[0])
+
+    text = deployment("placed", "client", "placed").replace("team: blue", "istio-locality: region1.zone1")
+    traffic.mesh.create(text, traffic.namespace)
+    traffic.mesh.rolled_out("placed", namespace=traffic.namespace)
+    try:
+        eventually(lambda: _equal(statuses("stays"), Counter({503: 10})), 40)
+        assert traffic.seen("stays")["v2"] == 0
+        eventually(lambda: _equal(statuses("leaves"), Counter({200: 10})), 40)
+    finally:
+        traffic.mesh.kubectl("delete", "deployment", "placed", "-n", traffic.namespace, "--wait=false")
+
+
+def _equal(found: Counter[int], wanted: Counter[int]) -> None:
+    assert found == wanted
 
 
 def test_faults_are_injected_as_often_and_as_long_as_the_rule_says(traffic: Traffic) -> None:
@@ -171,6 +260,88 @@ def test_an_endpoint_that_fails_is_ejected_and_stays_silent(traffic: Traffic) ->
     assert found["v1"] == 3
     assert found["v2"] > 0
     assert found["v3"] > 0
+
+
+@pytest.mark.local_home
+def test_what_counts_as_a_failure_and_how_long_it_is_held_against_an_endpoint(traffic: Traffic) -> None:
+    """Gateway errors alone; an ejection that ends; and no ejections where too few endpoints would be left."""
+    base = "interval: 0.3s, maxEjectionPercent: 100"
+    policies = {
+        "gateway-errors": f"{{consecutiveGatewayErrors: 3, consecutive5xxErrors: 0, {base}, baseEjectionTime: 120s}}",
+        "forgiven": f"{{consecutive5xxErrors: 3, {base}, baseEjectionTime: 1s}}",
+        "panicking": f"{{consecutive5xxErrors: 1, {base}, baseEjectionTime: 120s, minHealthPercent: 70}}",
+    }
+    for host, policy in policies.items():
+        route = f"- {{retries: {{attempts: 0}}, route: [{{destination: {{host: {host}}}}}]}}"
+        traffic.service(host, route, policy=f"{{loadBalancer: {{simple: ROUND_ROBIN}}, outlierDetection: {policy}}}")
+
+    def ask(host: str, do: str, count: int = 60) -> Counter[int]:
+        want = {"url": f"http://{host}/", "count": count, "headers": {"x-do": f"at=v1,{do}"}}
+        return Counter(a.status for a in traffic.ask(want)[0])
+
+    assert ask("gateway-errors", "status=500") == {500: 20, 200: 40}, "a 500 is the application's"
+    assert ask("gateway-errors", "status=503") == {503: 3, 200: 57}
+    assert ask("forgiven", "status=500")[500] == 3
+    eventually(lambda: _at_least(ask("forgiven", "status=500", 12)[500], 1), 40)
+    assert ask("panicking", "status=500", 6)[500] >= 1
+    eventually(lambda: _at_least(ask("panicking", "status=500")[500], 15), 40)
+
+
+def _at_least(found: int, wanted: int) -> None:
+    assert found >= wanted
+
+
+@pytest.mark.local_home
+def test_an_endpoint_that_refuses_connections_is_ejected_for_that_alone(traffic: Traffic) -> None:
+    """`splitExternalLocalOriginErrors`: what happens before an answer is counted by itself."""
+    traffic.mesh.create(
+        f"""
+apiVersion: networking.istio.io/v1
+kind: ServiceEntry
+metadata: {{name: refusing}}
+spec:
+  hosts: [refusing.example.com]
+  addresses: [192.0.2.77]
+  ports: [{{number: 80, name: http, protocol: HTTP}}]
+  location: MESH_INTERNAL
+  resolution: STATIC
+  endpoints:
+  - {{address: {traffic.addresses["v1"]}, ports: {{http: 8080}}}}
+  - {{address: {traffic.mesh.node_address}, ports: {{http: 9}}}}
+---
+apiVersion: networking.istio.io/v1
+kind: DestinationRule
+metadata: {{name: refusing}}
+spec:
+  host: refusing.example.com
+  trafficPolicy:
+    loadBalancer: {{simple: ROUND_ROBIN}}
+    outlierDetection:
+      splitExternalLocalOriginErrors: true
+      consecutiveLocalOriginFailures: 2
+      consecutive5xxErrors: 0
+      interval: 0.3s
+      baseEjectionTime: 120s
+      maxEjectionPercent: 100
+---
+apiVersion: networking.istio.io/v1
+kind: VirtualService
+metadata: {{name: refusing}}
+spec:
+  hosts: [refusing.example.com]
+  http: [{{retries: {{attempts: 0}}, route: [{{destination: {{host: refusing.example.com}}}}]}}]
+""",
+        traffic.namespace,
+    )
+    want = {"url": "http://192.0.2.77/", "headers": {"Host": "refusing.example.com"}, "count": 20}
+
+    def first() -> Counter[int]:
+        found = Counter(a.status for a in traffic.ask(want)[0])
+        assert found[503] == 2, found
+        return found
+
+    assert eventually(first, 40) == {503: 2, 200: 18}
+    assert Counter(a.status for a in traffic.ask(want)[0]) == {200: 20}
 
 
 def test_the_sample_that_sends_load_counts_what_is_refused(traffic: Traffic) -> None:
