@@ -161,8 +161,10 @@ def own_address(version: int) -> str:
         with socket.socket(family, socket.SOCK_DGRAM) as probe:
             probe.connect((far, 9))
             found = ipaddress.ip_address(cast("tuple[str, int]", probe.getsockname())[0])
-    except OSError:
-        return ""
+    except OSError:  # no way out: what is captured goes by the interfaces all the same
+        from meltem.agent.capture.config import global_ipv6
+
+        return next(iter(global_ipv6(Path("/"))), "") if version == 6 else ""
     return "" if found.is_loopback or found.is_link_local else str(found)
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from meltem.agent.capture import iptables_text, nft_text
-from meltem.agent.capture.config import CaptureConfig, has_ipv6, parse
+from meltem.agent.capture.config import CaptureConfig, global_ipv6, parse
 from meltem.agent.capture.rules import rules
 from meltem.agent.resolv import name_servers
 from meltem.errors import UserError
@@ -106,6 +106,6 @@ def test_ipv6_counts_only_where_there_is_a_real_address(tmp_path: Path) -> None:
     file.write_text(
         "00000000000000000000000000000001 01 80 10 80 lo\nfe80000000000000000000000000abcd 02 40 20 80 eth0\n"
     )
-    assert not has_ipv6(tmp_path)
+    assert global_ipv6(tmp_path) == []
     file.write_text("20010db8000000000000000000000005 02 40 00 80 eth0\n")
-    assert has_ipv6(tmp_path)
+    assert len(global_ipv6(tmp_path)) == 1

@@ -208,7 +208,7 @@ def parse(arguments: Sequence[str], environment: Mapping[str, str], root: Path) 
         capture_all_dns=parsed.capture_all_dns,
         dns_servers=name_servers(root) if parsed.redirect_dns else (),
         drop_invalid=parsed.drop_invalid,
-        ipv6=parsed.dual_stack or has_ipv6(root),
+        ipv6=parsed.dual_stack or bool(global_ipv6(root)),
     )
     return config, CommandOptions(
         dry_run=parsed.dry_run,
@@ -233,19 +233,20 @@ def proxy_owner(environment: Mapping[str, str]) -> dict[str, str]:
     return {"PROXY_UID": str(found.pw_uid), "PROXY_GID": str(found.pw_gid)}
 
 
-def has_ipv6(root: Path) -> bool:
-    """Whether an interface has an IPv6 address that is neither loopback nor link-local."""
+def global_ipv6(root: Path) -> list[str]:
+    """IPv6 addresses of this namespace's interfaces that are neither loopback nor link-local."""
     try:
         text = (root / "proc/net/if_inet6").read_text()
     except OSError:
-        return False
+        return []
+    found: list[str] = []
     for line in text.splitlines():
         words = line.split()
         if words and len(words[0]) == 32:
             address = ipaddress.IPv6Address(int(words[0], 16))
             if not address.is_loopback and not address.is_link_local:
-                return True
-    return False
+                found.append(str(address))
+    return found
 
 
 def _parser(environment: Mapping[str, str]) -> argparse.ArgumentParser:
