@@ -224,7 +224,7 @@ spec: {host: httpbin, trafficPolicy: {connectionPool: {http: {maxRequestsPerConn
     strict = policy("PeerAuthentication", "default", "{mtls: {mode: STRICT}}")
     with applied(mesh, once + strict, callers.ns):
         callers.until({("curl", "/get"): "200", ("plain", "/get"): "000"})
-        first = serials()
+        first = eventually(serials)
         answered: list[str] = []
 
         def replaced() -> None:
