@@ -44,7 +44,7 @@ from meltem.view.units import (
     VirtualOutboundView,
     key_of,
 )
-from meltem.view.views import ClusterUnit, InboundKey, Views
+from meltem.view.views import ClusterUnit, InboundKey, Views, inbound_key
 
 U = TypeVar("U", bound=Unit)
 
@@ -127,7 +127,7 @@ class Resources:
         if scope is not None:
             groups.append(scope)
         if inbound_view is not None:
-            groups.append(InboundKey(key_of(inbound_view)))
+            groups.append(inbound_key(inbound_view))
         if gateway_key is not None:
             groups.append(gateway_key)
         own = reader.get(self.views.own_of, proxy_id)

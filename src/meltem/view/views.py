@@ -58,9 +58,18 @@ class ClusterUnit(msgspec.Struct, frozen=True):
 
 
 class InboundKey(msgspec.Struct, frozen=True):
-    """Stands for an inbound view as a group: equal for equal views."""
+    """Stands for an inbound view as a group: equal for equal views under the same patches, whatever these say now: what
+    they change waits for its trial, and what a proxy has meanwhile is its group's."""
 
     digest: bytes
+    patches: tuple[str, ...] = ()
+
+
+def inbound_key(view: InboundView) -> InboundKey:
+    if view.patches is None:
+        return InboundKey(key_of(view))
+    sources = tuple(p.source for p in view.patches.patches)
+    return InboundKey(key_of(msgspec.structs.replace(view, patches=None)), sources)
 
 
 class Views:
@@ -488,7 +497,7 @@ class Views:
 
         self.inbound_of: Collection[str, InboundView] = graph.derive("inbound of proxy", self.proxies, view_of)
         self.inbound: Collection[InboundKey, InboundView] = graph.derive(
-            "inbound views", self.inbound_of, lambda _r, _k, v: {InboundKey(key_of(v)): v}
+            "inbound views", self.inbound_of, lambda _r, _k, v: {inbound_key(v): v}
         )
         self.own_of: Collection[str, OwnCluster] = graph.derive("own cluster of proxy", self.proxies, own_of)
         self.own_clusters: Collection[OwnCluster, bool] = graph.derive(

@@ -12,6 +12,7 @@ import pytest
 from meltem import envoyapi as api
 from meltem.engine import Engine
 from meltem.generate.bundle import Notice
+from meltem.graph.inputs import Trial
 from meltem.view.proxy import Proxy
 
 SERVICES = """
@@ -143,6 +144,33 @@ def test_a_filter_that_is_turned_to_the_other_direction_leaves_nothing_behind(gu
         assert {k: v.keys() for k, v in now.items()} == {k: v.keys() for k, v in before.items()}
     files.load(engine, envoy_filter("turned", "foo", "{configPatches: []}"))
     assert files.generated(engine, WEB) == before
+
+
+@pytest.mark.parametrize("context", ["SIDECAR_INBOUND", "SIDECAR_OUTBOUND"])
+def test_while_an_edit_of_an_envoy_filter_is_tried_the_former_holds(context: str) -> None:
+    """Half a second without a filter that keeps people out would be half a second too long."""
+    engine, _ = started(WEB)
+    with engine.graph.transaction():
+        engine.inputs.guarded.set("", True)
+    spec = f"""{{configPatches: [{{applyTo: HTTP_FILTER, match: {{context: {context}}}, patch:
+      {{operation: INSERT_FIRST, value: {{name: keeper, typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua,
+        default_source_code: {{inline_string: "-- %s"}}}}}}}}}}]}}"""
+
+    def tried() -> dict[str, bytes]:
+        while wanted := [d for d in engine.resources.patched.wanted if engine.inputs.trials.get(d) is None]:
+            with engine.graph.transaction():
+                for digest in wanted:
+                    engine.inputs.trials.set(digest, Trial(()))
+        return files.generated(engine, WEB)["listeners"]
+
+    files.load(engine, envoy_filter("kept", "foo", spec % "first"))
+    first = tried()
+    assert any(b"-- first" in body for body in first.values())
+    files.load(engine, envoy_filter("kept", "foo", spec % "second"))
+    assert files.generated(engine, WEB)["listeners"] == first
+    second = tried()
+    assert any(b"-- second" in body for body in second.values())
+    assert not any(b"-- first" in body for body in second.values())
 
 
 def test_a_patch_that_envoy_could_not_read_is_left_out_and_told() -> None:
