@@ -152,9 +152,10 @@ def test_while_an_edit_of_an_envoy_filter_is_tried_the_former_holds(context: str
     engine, _ = started(WEB)
     with engine.graph.transaction():
         engine.inputs.guarded.set("", True)
-    spec = f"""{{configPatches: [{{applyTo: HTTP_FILTER, match: {{context: {context}}}, patch:
-      {{operation: INSERT_FIRST, value: {{name: keeper, typed_config: {{"@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua,
-        default_source_code: {{inline_string: "-- %s"}}}}}}}}}}]}}"""
+    lua = "type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua"
+    code = f'{{"@type": {lua}, default_source_code: {{inline_string: "-- %s"}}}}'
+    patch = f"{{operation: INSERT_FIRST, value: {{name: keeper, typed_config: {code}}}}}"
+    spec = f"{{configPatches: [{{applyTo: HTTP_FILTER, match: {{context: {context}}}, patch: {patch}}}]}}"
 
     def tried() -> dict[str, bytes]:
         while wanted := [d for d in engine.resources.patched.wanted if engine.inputs.trials.get(d) is None]:
