@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -13,6 +15,9 @@ import pytest
 from mesh_rig import SAMPLES, Mesh, eventually, namespace
 
 from meltem.objects import annotations_of
+
+sys.path.insert(0, str(SAMPLES / "wasm" / "src"))
+import plugin
 
 VM = SAMPLES / "vm"
 GRACE = 60
@@ -86,7 +91,7 @@ class Rig:
             namespace=self.where, container="curl",
         )  # fmt: skip
         body, _, code = text.rpartition("\n")
-        return int(code), json.loads(body) if int(code) == 200 else body
+        return int(code), json.loads(body) if body.startswith("{") else body
 
     def answers(self, url: str, *options: str) -> Any:
         code, body = self.call(url, *options)
@@ -97,6 +102,17 @@ class Rig:
         assert self.call(url)[0] == code
 
 
+def configured(mesh: Mesh, where: str, machine: Machine) -> Path:
+    """What the machine needs, by its group as it is now."""
+    istiod = mesh.kubectl("get", "svc", "istiod", "-n", "istio-system", "-o", "jsonpath={.spec.clusterIP}")
+    files = machine.place / "files"
+    mesh.istioctl(
+        "x", "workload", "entry", "configure", "--name", "legacy", "-n", where, "-o", str(files),
+        "--autoregister", "--internalIP", machine.address, "--ingressIP", istiod,
+    )  # fmt: skip
+    return files
+
+
 @pytest.fixture(scope="module")
 def rig(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
     place = tmp_path_factory.mktemp("machine")
@@ -105,12 +121,7 @@ def rig(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         machine = Machine(mesh, "legacy", 0, place)
         stack.callback(machine.down)
         mesh.apply("vm/workloadgroup.yaml", "curl/curl.yaml", "httpbin/httpbin.yaml", namespace=where)
-        istiod = mesh.kubectl("get", "svc", "istiod", "-n", "istio-system", "-o", "jsonpath={.spec.clusterIP}")
-        files = place / "files"
-        mesh.istioctl(
-            "x", "workload", "entry", "configure", "--name", "legacy", "-n", where, "-o", str(files),
-            "--autoregister", "--internalIP", machine.address, "--ingressIP", istiod,
-        )  # fmt: skip
+        files = configured(mesh, where, machine)
         assert sorted(f.name for f in files.iterdir()) == [
             "cluster.env", "hosts", "istio-token", "mesh.yaml", "root-cert.pem",
         ]  # fmt: skip
@@ -126,7 +137,6 @@ def rig(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         yield made
 
 
-@pytest.mark.both_homes
 def test_it_is_registered_under_its_group(rig: Rig) -> None:
     entry = rig.entry()
     assert entry["spec"]["address"] == rig.machine.address
@@ -138,7 +148,6 @@ def test_it_is_registered_under_its_group(rig: Rig) -> None:
     assert (owner["kind"], owner["name"]) == ("WorkloadGroup", "legacy")
 
 
-@pytest.mark.both_homes
 def test_pods_call_it_and_it_calls_pods_each_knowing_the_other(rig: Rig) -> None:
     answer = eventually(lambda: rig.answers(f"http://legacy.{rig.where}/"))
     assert answer["machine"] == "legacy"
@@ -208,6 +217,36 @@ def test_while_it_is_ill_nothing_is_sent_to_it(rig: Rig) -> None:
     eventually(lambda: rig.answers(f"http://legacy.{rig.where}/"))
 
 
+def test_its_health_is_asked_in_other_ways(rig: Rig) -> None:
+    """Of a real process, which then ends; of a file, which then goes."""
+    server = str(SAMPLES / "grpc-echo" / "src" / "grpc_echo.py")
+    asked: dict[str, tuple[dict[str, Any], list[str], list[str], str]] = {
+        "tcpSocket": ({"port": 9191}, ["python3", str(VM / "app.py"), "9191"], ["pkill", "-f", " 9191$"], "9191"),
+        "grpc": ({"port": 9292}, [sys.executable, server, "9292"], ["pkill", "-f", " 9292$"], "9292"),
+        "exec": ({"command": ["test", "-e", "/run/well"]}, ["touch", "/run/well"], ["rm", "/run/well"], "status 1"),
+    }
+    usual = rig.mesh.json("get", "workloadgroup", "legacy", "-n", rig.where)["spec"]["probe"]
+
+    def probe_by(probe: dict[str, Any]) -> None:
+        patch = [{"op": "replace", "path": "/spec/probe", "value": probe}]
+        rig.mesh.kubectl("patch", "workloadgroup", "legacy", "-n", rig.where, "--type=json", "-p", json.dumps(patch))
+        rig.machine.run(str(VM / "join.sh"), str(configured(rig.mesh, rig.where, rig.machine)))
+
+    def ill_because(reason: str) -> None:
+        conditions = {c["type"]: c for c in rig.entry().get("status", {}).get("conditions", [])}
+        assert conditions["Healthy"]["status"] == "False" and reason in conditions["Healthy"]["message"], conditions
+
+    for kind, (question, begin, end, reason) in asked.items():
+        rig.machine.start("asked.log", *begin)
+        probe_by({kind: question, "periodSeconds": 1, "failureThreshold": 1})
+        started_again(rig)
+        rig.machine.run(*end)
+        eventually(lambda reason=reason: ill_because(reason))
+        rig.machine.start("asked.log", *begin)
+        eventually(lambda: rig.healthy("True"))
+    probe_by(usual)  # in force from the next start on
+
+
 def started_again(rig: Rig) -> None:
     """Stops the proxy, starts it, and waits until istiod has seen it connect anew."""
     connected = annotations_of(rig.entry())["istio.io/connectedAt"]
@@ -229,7 +268,6 @@ def started_again(rig: Rig) -> None:
     eventually(lambda: rig.answers(f"http://legacy.{rig.where}/"))
 
 
-@pytest.mark.both_homes
 def test_without_its_first_token_it_signs_in_with_its_certificate(rig: Rig) -> None:
     rig.machine.run("rm", "/var/run/secrets/tokens/istio-token")
     started_again(rig)
@@ -267,8 +305,26 @@ spec:
         rig.machine.run("sh", "-c", 'printf %s "$0" > /var/lib/istio/envoy/sidecar.env', settings)
         started_again(rig)
         assert ":15443, valid for" in (rig.machine.place / "proxy.log").read_text()
+        a_plugin_comes_to_it(rig)
     finally:
         rig.mesh.kubectl("delete", "gateways.networking.istio.io,virtualservices", "t-istiod", "-n", "istio-system")
+
+
+def a_plugin_comes_to_it(rig: Rig) -> None:
+    """Its module comes from istiod on the stream of the proxy: nothing else is open to a machine behind a gateway."""
+    code = base64.urlsafe_b64encode(plugin.module()).decode()
+    rig.mesh.create(
+        "apiVersion: extensions.istio.io/v1alpha1\nkind: WasmPlugin\nmetadata: {name: machine}\nspec:\n"
+        "  selector: {matchLabels: {app: legacy}}\n  pluginConfig: {on: machine}\n"
+        f"  url: http://httpbin.{rig.where}.svc.cluster.local:8000/base64/{code}\n",
+        rig.where,
+    )
+
+    def changed() -> None:
+        assert "x-wasm: " in rig.call(f"http://legacy.{rig.where}/", "-D", "-", "-o", "/dev/null")[1]
+
+    eventually(changed)
+    rig.mesh.kubectl("delete", "wasmplugin", "machine", "-n", rig.where)
 
 
 def test_when_it_is_gone_its_entry_goes(rig: Rig) -> None:

@@ -193,3 +193,53 @@ def test_one_bad_filter_costs_no_other_filter(mesh: Mesh) -> None:
             assert refused.returncode == 0, refused.stderr
         finally:
             mesh.kubectl("delete", "envoyfilter", "other")
+
+
+EXTENSION = """
+  - applyTo: EXTENSION_CONFIG
+    match: {context: SIDECAR_INBOUND}
+    patch:
+      operation: ADD
+      value:
+        name: tried-extension
+        typed_config:
+          "@type": type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua
+          default_source_code:
+            inline_string: 'function envoy_on_response(h) h:headers():add("x-tried", "WORD") end'
+  - applyTo: HTTP_FILTER
+    match:
+      context: SIDECAR_INBOUND
+      listener: {filterChain: {filter: {name: envoy.filters.network.http_connection_manager}}}
+    patch:
+      operation: INSERT_FIRST
+      value:
+        name: tried-extension
+        config_discovery:
+          config_source: {ads: {}, initial_fetch_timeout: 0s, resource_api_version: V3}
+          type_urls: [type.googleapis.com/envoy.extensions.filters.http.lua.v3.Lua]
+"""
+
+
+def test_a_filter_s_configuration_by_itself_changes_no_listener(mesh: Mesh) -> None:
+    """`applyTo: EXTENSION_CONFIG`, and a filter that asks for it."""
+
+    def changed() -> list[int]:
+        names = ("listener_modified", "listener_in_place_updated", "listener_added")
+        path = f"stats?filter=^listener_manager.({'|'.join(names)})$"
+        said = mesh.execute("deploy/productpage-v1", "pilot-agent", "request", "GET", path, container="istio-proxy")
+        return [int(line.rpartition(": ")[2]) for line in said.splitlines() if ": " in line]
+
+    with _deleted(mesh):
+        mesh.create(FILTER + EXTENSION.replace("WORD", "three"))
+        eventually(lambda: _answers_with(mesh, "three"))
+        before = changed()
+        assert len(before) == 3
+        mesh.create(FILTER + EXTENSION.replace("WORD", "four"))
+        eventually(lambda: _answers_with(mesh, "four"))
+        assert changed() == before
+        refused = EXTENSION.replace("function envoy_on_response(h)", "function ((")
+        mesh.create(FILTER + refused)
+        condition = _condition(mesh, _generation(mesh))
+        assert condition["reason"] == "RefusedByEnvoy" and "script load error" in condition["message"], condition
+        eventually(lambda: _answers_with(mesh, ""))
+    eventually(lambda: _answers_with(mesh, ""))
