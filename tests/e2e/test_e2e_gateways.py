@@ -36,13 +36,16 @@ def test_hosts_namespaces_and_redirects_on_the_plain_port(rig: Edge, new_namespa
             server(80, "any", "HTTP", "any.example.com"),
             server(80, "own", "HTTP", "./own.example.com"),
             server(80, "theirs", "HTTP", f"{other}/theirs.example.com"),
+            server(80, "all", "HTTP", "'*/all.example.com'"),
             server(80, "moved", "HTTP", "moved.example.com", "httpsRedirect: true"),
         )
         + virtual_service("plain", "any.example.com, own.example.com, theirs.example.com", "plain")
     )
     elsewhere = f"http: [{{route: [{{destination: {{host: httpbin.{rig.namespace}.svc.cluster.local}}}}]}}]"
     rig.mesh.create(
-        virtual_service("far", "own.example.com, theirs.example.com", f"{rig.namespace}/plain", elsewhere)
+        virtual_service(
+            "far", "own.example.com, theirs.example.com, all.example.com", f"{rig.namespace}/plain", elsewhere
+        )
         + gateway("second", server(80, "second", "HTTP", "second.example.com"))
         + virtual_service("second", "second.example.com", "second", elsewhere),
         other,
@@ -52,6 +55,7 @@ def test_hosts_namespaces_and_redirects_on_the_plain_port(rig: Edge, new_namespa
             ("any.example.com", "/status/200"): 200,
             ("own.example.com", "/status/200"): 200,
             ("theirs.example.com", "/status/200"): 200,
+            ("all.example.com", "/status/200"): 200,
             ("second.example.com", "/status/200"): 200,
             ("moved.example.com", "/a?b=1"): 301,
             ("nobody.example.com", "/status/200"): 404,
@@ -68,6 +72,28 @@ def test_hosts_namespaces_and_redirects_on_the_plain_port(rig: Edge, new_namespa
         eventually(served)
     finally:
         forget(rig, "gateway.networking.istio.io/plain", "virtualservice/plain")
+
+
+@pytest.mark.local_home
+def test_a_server_listens_where_it_is_bound(rig: Edge) -> None:
+    """At the loopback address nobody outside the gateway's pod reaches it."""
+    where = "port: {number: 31400, name: bound, protocol: HTTP}, bind: 127.0.0.1"
+    rig.create(
+        gateway("bound", f"{{{where}, hosts: [bound.example.com]}}")
+        + virtual_service("bound", "bound.example.com", "bound")
+    )  # fmt: skip
+    command = ("curl", "-s", "-H", "Host: bound.example.com", "-w", "%{http_code}", "http://127.0.0.1:31400/status/418")
+    try:
+
+        def inside() -> None:
+            said = rig.mesh.execute(f"deploy/{rig.name}", *command, namespace=rig.namespace, container="istio-proxy")
+            assert said.endswith("418"), said
+
+        eventually(inside)
+        with pytest.raises(OSError):
+            socket.create_connection((rig.address, 31400), 5).close()
+    finally:
+        forget(rig, "gateway.networking.istio.io/bound", "virtualservice/bound")
 
 
 # --- other protocols ---
