@@ -42,6 +42,11 @@ class Machine:
         self._running.append(process)
         return process
 
+    def settings(self, more: str) -> None:
+        """The machine's own, for the next start of the proxy. Connections need not be waited for at its end."""
+        text = f"TERMINATION_DRAIN_DURATION_SECONDS=1\n{more}"
+        self.run("sh", "-c", 'printf %s "$0" > /var/lib/istio/envoy/sidecar.env', text)
+
     def curl(self, url: str, *options: str) -> tuple[int, str]:
         text = self.run("curl", "-s", "-m", "10", "-w", "\n%{http_code}", *options, url)
         body, _, code = text.rpartition("\n")
@@ -127,6 +132,7 @@ def rig(mesh: Mesh, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Rig]:
         ]  # fmt: skip
         assert (files / "istio-token").stat().st_mode & 0o077 == 0
         machine.run(str(VM / "join.sh"), str(files))
+        machine.settings("")
         machine.start("app.log", "python3", str(VM / "app.py"), "8080")
         made = Rig(mesh, where, machine)
         mesh.rolled_out("curl", "httpbin", namespace=where)
@@ -301,8 +307,7 @@ spec:
     try:
         hosts = f"127.0.0.1 localhost\n{rig.machine.address} legacy\n{rig.mesh.gateway} istiod.istio-system.svc\n"
         rig.machine.run("sh", "-c", 'printf %s "$0" > /etc/hosts', hosts)
-        settings = "PILOT_ADDRESS=istiod.istio-system.svc:15443\n"
-        rig.machine.run("sh", "-c", 'printf %s "$0" > /var/lib/istio/envoy/sidecar.env', settings)
+        rig.machine.settings("PILOT_ADDRESS=istiod.istio-system.svc:15443\n")
         started_again(rig)
         assert ":15443, valid for" in (rig.machine.place / "proxy.log").read_text()
         a_plugin_comes_to_it(rig)

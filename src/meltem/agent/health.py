@@ -85,7 +85,8 @@ def read_probe(settings: AgentSettings) -> HealthProbe | None:
 
 
 class Judgement:
-    """From single answers to a verdict: so many in a row that say the same."""
+    """From single answers to a verdict: so many in a row that say the same. Of a workload that is ill for another
+    reason than before the new one is told."""
 
     def __init__(self, probe: HealthProbe) -> None:
         self._probe = probe
@@ -99,8 +100,7 @@ class Judgement:
         self._run = (good, count)
         if count < (self._probe.successes if good else self._probe.failures):
             return
-        if self.health is None or self.health.healthy != good:
-            self.health = Health(good, problem[:MAX_MESSAGE])
+        self.health = Health(good, problem[:MAX_MESSAGE])
 
 
 class HealthKeeper:

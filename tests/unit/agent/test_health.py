@@ -102,6 +102,14 @@ def test_so_many_answers_in_a_row_decide() -> None:
     assert seen == [None, None, None, True, True, True, True, True, True, False, False]
 
 
+def test_another_reason_takes_the_place_of_the_former() -> None:
+    """A proxy that is not ready yet, then an application that does not answer."""
+    judgement = Judgement(HealthProbe(None, "", ("true",)))
+    for problem in ("the proxy is not ready", "no answer", "no answer"):
+        judgement.add(problem)
+    assert judgement.health == Health(False, "no answer")
+
+
 async def test_istiod_is_told_of_changes_and_again_on_a_new_stream(tmp_path: Path) -> None:
     rig = Rig(tmp_path, periodSeconds=1)
     task = asyncio.create_task(rig.keeper.run())
