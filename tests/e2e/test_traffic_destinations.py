@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import json
+import re
 from collections import Counter
 from collections.abc import Iterator
 from ipaddress import ip_address
@@ -179,6 +180,30 @@ def test_proxies_speak_http_2_where_the_rule_upgrades_and_the_application_its_ow
     def logged() -> None:
         log = traffic.mesh.kubectl("logs", "deploy/echo-v1", "-c", "istio-proxy", "-n", traffic.namespace, "--tail=100")
         assert log.count('"GET /as-http2 HTTP/2"') == 3
+
+    eventually(logged, 30)
+
+
+def test_the_application_is_asked_in_the_version_of_http_that_the_caller_speaks(traffic: Traffic) -> None:
+    """Of a port that is called http: HTTP/1.1, whoever asks, unless the rule goes by the caller."""
+    for host, policy in (("as-named", ""), ("as-asked", "{connectionPool: {http: {useClientProtocol: true}}}")):
+        traffic.service(host, f"- route: [{{destination: {{host: {host}, subset: v1}}}}]", policy=policy)
+    calls = [
+        f"curl -sS -o /dev/null --http{version} http://{host}/spoken-{version[:1]}"
+        for host in ("as-named", "as-asked")
+        for version in ("1.1", "2-prior-knowledge")
+    ]
+    traffic.mesh.execute(
+        "deploy/client", "sh", "-c", " && ".join(calls), namespace=traffic.namespace, container="client"
+    )
+
+    def logged() -> None:
+        log = traffic.mesh.kubectl("logs", "deploy/echo-v1", "-c", "istio-proxy", "-n", traffic.namespace, "--tail=100")
+        found = re.findall(r'"GET /spoken-(\d) (HTTP/[\d.]+)" 200 .* outbound_.80_.v1_.(as-\w+)\.', log)
+        assert sorted(found) == [
+            ("1", "HTTP/1.1", "as-asked"), ("1", "HTTP/1.1", "as-named"),
+            ("2", "HTTP/1.1", "as-named"), ("2", "HTTP/2", "as-asked"),
+        ]  # fmt: skip
 
     eventually(logged, 30)
 

@@ -9,6 +9,7 @@ port (a DNS client, a statsd) reaches a living endpoint with its next packet. TC
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Mapping
 
 import structlog
@@ -49,11 +50,20 @@ async def forget(stale: Mapping[tuple[str, int], frozenset[Backend]]) -> int:
 
 
 def _forget(stale: Mapping[tuple[str, int], frozenset[Backend]]) -> int:
+    return sum(
+        _forget_of(family, stale)
+        for family, sign in ((socket.AF_INET, "."), (socket.AF_INET6, ":"))
+        if any(sign in address for address, _ in stale)
+    )
+
+
+def _forget_of(family: int, stale: Mapping[tuple[str, int], frozenset[Backend]]) -> int:
+    """The same in one IP family: the kernel keeps a table for each."""
     # pyroute2 has no types: what is read of it is converted at once.
     from pyroute2.conntrack import Conntrack
 
     count = 0
-    with Conntrack() as table:
+    with Conntrack(nfgen_family=family) as table:
         for entry in list(table.dump_entries()):
             original, reply = entry.tuple_orig, entry.tuple_reply
             if original.proto != _UDP:
