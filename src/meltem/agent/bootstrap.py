@@ -7,17 +7,35 @@ certificate helper replaces atomically. Everything else is told by istiod.
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 from meltem.agent import bootstrap_resources, bootstrap_stats, node
 from meltem.agent.environment import AgentSettings
 from meltem.errors import UserError
-from meltem.objects import JsonObject, int_at, string_map_at
+from meltem.objects import JsonObject, int_at, str_at, string_map_at
 
 SDS_DEFAULT = "sds-default.json"
 """File with the workload's key and certificate chain: secret `default`."""
 SDS_ROOT = "sds-rootca.json"
 """File with the trusted roots: secret `ROOTCA`."""
+BOOTSTRAP_FILE = "envoy-rev.json"
 UNLIMITED = 2_147_483_647
 _TYPE = "type.googleapis.com/"
+
+
+def prepared(settings: AgentSettings) -> Path:
+    """The file that Envoy starts with: ours, written now, or the one that ProxyConfig's `customConfigFile` names.
+    Raises UserError where that one is not there."""
+    if custom := str_at(settings.proxy_config, "customConfigFile"):
+        path = settings.below(custom)
+        if not path.is_file():
+            raise UserError(f"{path} is no file", where="ProxyConfig customConfigFile")
+        return path
+    path = settings.config_path / BOOTSTRAP_FILE
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(bootstrap(settings), indent=2))
+    return path
 
 
 def bootstrap(settings: AgentSettings) -> JsonObject:

@@ -6,14 +6,13 @@ In: `AgentSettings`. Out: an exit status: Envoy's own where Envoy ended by itsel
 from __future__ import annotations
 
 import asyncio
-import json
 import signal
 from collections.abc import Awaitable, Callable
 from contextlib import nullcontext
 
 from meltem.agent import dns, envoy, health, http1, metrics, probes
 from meltem.agent.admin import Admin
-from meltem.agent.bootstrap import bootstrap
+from meltem.agent.bootstrap import prepared
 from meltem.agent.environment import AgentSettings
 from meltem.agent.http1 import HttpError
 from meltem.agent.log import Log
@@ -24,7 +23,6 @@ from meltem.agent.status_server import StatusServer
 from meltem.clock import Clock
 from meltem.errors import EnvironmentError_
 
-BOOTSTRAP_FILE = "envoy-rev.json"
 CONNECTION_POLL_SECONDS = 1.0
 MAX_POLL_FAILURES = 5
 
@@ -103,10 +101,7 @@ class ProxySupervisor:
             if settings.disable_envoy:
                 await self._stopping.wait()
                 return 0
-            path = settings.config_path / BOOTSTRAP_FILE
-            path.parent.mkdir(parents=True, exist_ok=True)
-            path.write_text(json.dumps(bootstrap(settings), indent=2))
-            process = await envoy.start(settings, path)
+            process = await envoy.start(settings, prepared(settings))
             status.starting = ""
             tasks.append(asyncio.create_task(envoy.pass_on(process)))
             listening = await self._serve_dns() if settings.dns_capture else []

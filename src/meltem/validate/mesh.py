@@ -52,6 +52,11 @@ def validate_meshconfig(config: MeshConfig) -> Result:
     _trust_domain(r.at("trustDomain"), config.trust_domain)
     for i, alias in enumerate(config.trust_domain_aliases):
         _trust_domain(r.at("trustDomainAliases", i), alias)
+    for i, source in enumerate(config.config_sources):
+        r.at("configSources", i).warn(
+            f"{source.address[:80]!r} is not read: resources come from the API server that istiod is given",
+            "Apply them there.",
+        )
     for i, one in enumerate(config.ca_certificates):
         _root(r.at("caCertificates", i), one)
     _tls(r, config)
@@ -192,6 +197,11 @@ def _check_proxy(r: Report, config: MeshProxyConfig) -> None:
     checks.check_port(r.at("statusPort"), config.status_port)
     if config.concurrency is not None and config.concurrency < 0:
         r.at("concurrency").error(f"{config.concurrency} is negative")
+    if config.proxy_bootstrap_template_path:
+        r.at("proxyBootstrapTemplatePath").warn(
+            "is without effect: the bootstrap has no template",
+            "Use customConfigFile, or the annotation sidecar.istio.io/bootstrapOverride.",
+        )
     if config.file_flush_interval is not None and config.file_flush_interval < 0.001:
         r.at("fileFlushInterval").error(f"{config.file_flush_interval} is too short", "Write 1ms or more.")
     if config.connection_settings is not None:

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from meltem.agent import bootstrap_stats, node
-from meltem.agent.bootstrap import bootstrap, discovery_service
+from meltem.agent.bootstrap import bootstrap, discovery_service, prepared
 from meltem.agent.durations import boolean, seconds
 from meltem.agent.environment import AgentSettings, Flags, read_downward_file, read_settings, unquote
 from meltem.agent.envoy import arguments, concurrency, exit_status
@@ -109,6 +109,17 @@ def test_annotations_that_stand_for_one_field_of_the_proxy_config(tmp_path: Path
 
 def test_the_bootstrap_is_the_same_for_the_same_pod(tmp_path: Path) -> None:
     assert json.dumps(bootstrap(settings(tmp_path))) == json.dumps(bootstrap(settings(tmp_path)))
+
+
+def test_a_bootstrap_of_ones_own_takes_the_place_of_ours(tmp_path: Path) -> None:
+    ours = prepared(settings(tmp_path))
+    assert json.loads(ours.read_text())["node"]["id"].startswith("sidecar~10.0.0.7~")
+    custom = '{"customConfigFile": "/etc/own.json"}'
+    with pytest.raises(UserError, match=r"own\.json is no file"):
+        prepared(settings(tmp_path, PROXY_CONFIG=custom))
+    (tmp_path / "etc").mkdir(exist_ok=True)
+    (tmp_path / "etc/own.json").write_text("{}")
+    assert prepared(settings(tmp_path, PROXY_CONFIG=custom)) == tmp_path / "etc/own.json"
 
 
 def test_pod_ip_in_a_statistics_pattern_stands_for_the_address(tmp_path: Path) -> None:

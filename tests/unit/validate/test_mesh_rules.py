@@ -46,10 +46,22 @@ def test_mistakes_are_found(text: str, path: str) -> None:
     assert path in [e.path for e in validate_meshconfig(parse_meshconfig(text)).errors]
 
 
-def test_a_field_that_istio_reads_but_does_nothing_with_is_told() -> None:
-    found = validate_meshconfig(parse_meshconfig("defaultConfig: {connectionSettings: {listenerConnectionLimit: 5}}"))
+@pytest.mark.parametrize(
+    ("text", "path"),
+    [
+        (
+            "defaultConfig: {connectionSettings: {listenerConnectionLimit: 5}}",
+            "defaultConfig.connectionSettings.listenerConnectionLimit",
+        ),
+        ("defaultConfig: {proxyBootstrapTemplatePath: /a}", "defaultConfig.proxyBootstrapTemplatePath"),
+        ("configSources: [{address: 'fs:///etc/config'}]", "configSources[0]"),
+        ("caCertificates: [{spiffeBundleUrl: 'https://a.test'}]", "caCertificates[0].spiffeBundleUrl"),
+    ],
+)
+def test_a_field_without_effect_is_told(text: str, path: str) -> None:
+    found = validate_meshconfig(parse_meshconfig(text))
     assert found.ok
-    assert [w.path for w in found.warnings] == ["defaultConfig.connectionSettings.listenerConnectionLimit"]
+    assert [w.path for w in found.warnings] == [path]
 
 
 @pytest.mark.parametrize(
