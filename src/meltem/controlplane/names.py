@@ -1,46 +1,39 @@
 """Gateways of other networks that have names instead of addresses: a load balancer's, or one in MeshNetworks.
 
-In: the names (`Mesh.gateway_names`). Out: `inputs.resolved_names`, kept as DNS has it: asked again when a record's time
-is over. While DNS has no answer what it said last goes on to hold.
+In: the names (`Mesh.gateway_names`). Out: `inputs.resolved_names`, kept as the machine's resolver has it: asked again
+every half minute. While there is no answer what it said last goes on to hold.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import Awaitable, Callable
 
 import structlog
-from dns import asyncresolver, exception, resolver
 
 from meltem.clock import Clock
 from meltem.engine import Engine
 
-SHORTEST = 5.0
-LONGEST = 300.0
-"""Seconds between two questions for a name, whatever its record says."""
-Answer = tuple[tuple[str, ...], float]
-"""Addresses, sorted, and for how many seconds they hold."""
+SECONDS = 30.0
+"""Between two questions for a name; the resolver tells no record's time to live."""
+AFTER_FAILURE = 5.0
+PATIENCE = 10.0
+Answer = tuple[str, ...]
+"""Addresses, sorted."""
 log = structlog.stdlib.get_logger("networks")
 
 
 async def ask(name: str) -> Answer:
-    """Both families, by the machine's own resolver. Raises LookupError with what DNS says."""
-    found: set[str] = set()
-    lives: list[float] = []
-    said = ""
-    for kind in ("A", "AAAA"):
-        try:
-            answer = await asyncresolver.resolve(name, kind, lifetime=5)
-        except (resolver.NoAnswer, resolver.NXDOMAIN) as error:
-            said = said or str(error)
-            continue
-        except (exception.DNSException, OSError) as error:
-            raise LookupError(str(error)) from None
-        found.update(str(record) for record in answer)
-        lives.append(float(answer.rrset.ttl) if answer.rrset is not None else SHORTEST)
-    if not found:
-        raise LookupError(said or "there is no address of that name")
-    return tuple(sorted(found)), min(lives)
+    """Both families, by the machine's own resolver. Raises LookupError with what it says."""
+    try:
+        async with asyncio.timeout(PATIENCE):
+            found = await asyncio.get_running_loop().getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    except OSError as error:  # also a time-out
+        raise LookupError(str(error) or "no answer") from None
+    except UnicodeError:
+        raise LookupError("is no name") from None
+    return tuple(sorted({str(where[0]) for *_, where in found}))
 
 
 class GatewayNames:
@@ -75,14 +68,13 @@ class GatewayNames:
             elif isinstance(answer, BaseException):
                 raise answer
             else:
-                addresses, seconds = answer
                 self._complained.discard(name)
-                self._next[name] = self._clock.monotonic() + min(max(seconds, SHORTEST), LONGEST)
+                self._next[name] = self._clock.monotonic() + SECONDS
                 with self._engine.graph.transaction():
-                    known.set(name, addresses)
+                    known.set(name, answer)
 
     def _failed(self, name: str, why: str) -> None:
-        self._next[name] = self._clock.monotonic() + SHORTEST
+        self._next[name] = self._clock.monotonic() + AFTER_FAILURE
         if name not in self._complained:
             self._complained.add(name)
             log.warning("the name of a network's gateway has no address", name=name, reason=why)
