@@ -24,14 +24,13 @@ from meltem.objects import (
     uid_of,
 )
 from meltem.resources.workload import HEALTH_CHECKED, HEALTHY
-from meltem.view.proxy import Proxy
+from meltem.view.proxy import REGISTERS_BY, Proxy
 
 GROUP = "istio.io/autoRegistrationGroup"
 CONTROLLER = "istio.io/workloadController"
 CONNECTED = "istio.io/connectedAt"
 DISCONNECTED = "istio.io/disconnectedAt"
 LOCALITY_LABEL = "istio-locality"
-MAX_NAME = 253
 
 
 class EntryKey(NamedTuple):
@@ -44,16 +43,14 @@ class EntryKey(NamedTuple):
 
 def group_of(proxy: Proxy) -> str:
     """The WorkloadGroup by which the proxy wants to be registered."""
-    return dict(proxy.metadata).get("AUTO_REGISTER_GROUP", "")
+    return dict(proxy.metadata).get(REGISTERS_BY, "")
 
 
 def entry_name(proxy: Proxy, *, registers: bool) -> str:
-    """`<group>-<address>[-<network>]`, or the entry that the proxy says it is; empty for proxies in pods."""
-    group = group_of(proxy)
-    if not group or not registers:
+    """Of the entry that is made for the proxy, or that it says it is; empty for proxies in pods."""
+    if group_of(proxy) and not registers:
         return dict(proxy.metadata).get("WORKLOAD_ENTRY", "")
-    parts = [group, proxy.addresses[0].replace(":", "-"), proxy.network]
-    return "-".join(p for p in parts if p)[-MAX_NAME:].lstrip("-.")
+    return proxy.entry_name
 
 
 def entry_from_group(key: EntryKey, proxy: Proxy, group: JsonObject) -> JsonObject:

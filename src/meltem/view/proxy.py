@@ -15,6 +15,10 @@ import msgspec
 from meltem.errors import UserError
 from meltem.objects import Json, JsonObject, object_at, str_at, string_map_at
 
+REGISTERS_BY, IS_ENTRY = "AUTO_REGISTER_GROUP", "WORKLOAD_ENTRY"
+"""Metadata of machines outside Kubernetes: the WorkloadGroup to be registered by, or the WorkloadEntry that it is."""
+_MAX_NAME = 253
+
 
 class ProxyKind(enum.Enum):
     SIDECAR = "sidecar"
@@ -86,6 +90,16 @@ class Proxy(msgspec.Struct, frozen=True):
         return dict(self.labels)
 
     @property
+    def entry_name(self) -> str:
+        """Of the WorkloadEntry of a machine outside Kubernetes: `<group>-<address>[-<network>]` where it registers by a
+        group, else the one that it says it is; empty for proxies in pods."""
+        said = dict(self.metadata)
+        if not (group := said.get(REGISTERS_BY, "")):
+            return said.get(IS_ENTRY, "")
+        parts = [group, self.addresses[0].replace(":", "-"), self.network]
+        return "-".join(p for p in parts if p)[-_MAX_NAME:].lstrip("-.")
+
+    @property
     def ipv4(self) -> bool:
         return any(":" not in a for a in self.addresses)
 
@@ -149,7 +163,7 @@ def parse_proxy(node_id: str, metadata: JsonObject, locality: Locality = NOWHERE
 
 def _own_name(name: str, address: str, metadata: JsonObject) -> str:
     """A machine outside Kubernetes is called as its host is, and that may be any: its address tells it apart."""
-    outside = str_at(metadata, "AUTO_REGISTER_GROUP") or str_at(metadata, "WORKLOAD_ENTRY")
+    outside = str_at(metadata, REGISTERS_BY) or str_at(metadata, IS_ENTRY)
     return f"{name}-{address.replace(':', '-')}" if outside else name
 
 

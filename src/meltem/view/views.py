@@ -516,15 +516,16 @@ class Views:
         }
 
     def workload_of(self, reader: Reader, proxy: Proxy) -> Workload | None:
-        """The pod of that name, else whoever has the proxy's address."""
+        """The pod of that name, else whoever has the proxy's address: of several a machine's own entry."""
         pod = reader.get(self.mesh.pod_workloads, (proxy.cluster, proxy.namespace, proxy.name))
         if pod is not None:
             return pod
         for address in proxy.addresses:
             for index in (self.mesh.pods_by_address, self.mesh.entries_by_address):
-                for workload in reader.lookup(index, address).values():
-                    if workload.namespace == proxy.namespace:
-                        return workload
+                found = [w for w in reader.lookup(index, address).values() if w.namespace == proxy.namespace]
+                if found:
+                    own = proxy.entry_name
+                    return min(found, key=lambda w: (w.name != own, w.name, w.cluster))
         return None
 
 

@@ -8,6 +8,7 @@ from mesh_yaml import istio, service
 from meltem import envoyapi as api
 from meltem.engine import Engine
 from meltem.generate.bundle import Notice
+from meltem.view.proxy import parse_proxy
 
 
 def engine(*texts: str) -> Engine:
@@ -72,3 +73,31 @@ def test_gateways_may_be_held_to_their_own_namespace() -> None:
         made = Engine(scope_gateways=scoped)
         mesh_files.load(made, foreign)
         assert bool(mesh_files.generated(made, proxy)["listeners"]) is not scoped
+
+
+ENTRY = """
+apiVersion: networking.istio.io/v1
+kind: WorkloadEntry
+metadata: {name: %s, namespace: vms, labels: {app: %s}}
+spec: {address: 192.0.2.7, labels: {app: %s}, ports: {http: %s}}
+---
+apiVersion: v1
+kind: Service
+metadata: {name: %s, namespace: vms}
+spec: {clusterIP: 10.96.0.%s, selector: {app: %s}, ports: [{name: http, port: 80, targetPort: %s}]}
+"""
+
+
+def test_of_two_entries_at_one_address_a_machine_is_its_own() -> None:
+    """Whichever was there first: the other is written by hand, for a port that has no proxy."""
+    own = ENTRY % ("legacy-192.0.2.7", "legacy", "legacy", 8080, "legacy", 7, "legacy", 8080)
+    other = ENTRY % ("by-hand", "plain", "plain", 9090, "plain", 8, "plain", 9090)
+    machine = parse_proxy(
+        "sidecar~192.0.2.7~box.vms~vms.svc.cluster.local", {"NAMESPACE": "vms", "AUTO_REGISTER_GROUP": "legacy"}
+    )
+    for texts in ((own, other), (other, own)):
+        engine = Engine()
+        for text in texts:
+            mesh_files.load(engine, text)
+        listener = mesh_files.generated(engine, machine)["listeners"]["virtualInbound"]
+        assert b"inbound|8080||" in listener and b"inbound|9090||" not in listener
