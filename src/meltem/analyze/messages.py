@@ -83,6 +83,7 @@ CODES: Mapping[str, tuple[str, Level]] = {
     "IST0164": ("ExternalControlPlaneAddressIsNotAHostname", _I),
     "IST0165": ("ReferencedInternalGateway", _W),
     "IST0166": ("IneffectiveSelector", _W),
+    "IST0170": ("MultiClusterInconsistentService", _W),
     "IST0171": ("NegativeConditionStatus", _W),
     "IST0173": ("DestinationRuleSubsetNotSelectPods", _E),
     "IST0174": ("UnknownDestinationRuleHost", _W),

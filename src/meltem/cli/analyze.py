@@ -108,6 +108,7 @@ def analyze(
     verbose: bool,
     timeout: float,
 ) -> int | None:
+    from meltem.analyze.across import analyze as across
     from meltem.analyze.analyzers import ANALYZERS
     from meltem.analyze.run import run
 
@@ -131,9 +132,13 @@ def analyze(
         click.echo(f"Analyzed {len(context.world.objects)} objects with {len(ANALYZERS)} analyzers.", err=True)
     tried = () if only and "envoyfilter" not in "".join(only) else _tried(placed, context)
     found = run(context, only=only, suppressions=hidden, more=tried)
+    clusters = {"": context}
     for remote in (r for given in remotes for r in given.split(",") if r):
-        found += _of_remote(settings, remote, namespace, everywhere=all_namespaces, timeout=timeout, only=only,
-                            hidden=hidden)  # fmt: skip
+        clusters[remote], more = _of_remote(settings, remote, namespace, everywhere=all_namespaces, timeout=timeout,
+                                            only=only, hidden=hidden)  # fmt: skip
+        found += more
+    if len(clusters) > 1 and not only:
+        found += [m for m in across(clusters) if not any(s.takes(m) for s in hidden)]
     shown = [m for m in found if m.level >= _level(output_threshold)]
     where = "all namespaces" if all_namespaces else f"namespace: {namespace}"
     what = where if use_kube else ", ".join(files)
@@ -170,8 +175,8 @@ def _tried(placed: list[Placed], context: Context) -> list[Message]:
 
 
 def _of_remote(settings: Globals, context: str, namespace: str, *, everywhere: bool, timeout: float,
-               only: tuple[str, ...], hidden: list[Suppression]) -> list[Message]:  # fmt: skip
-    """What is found in a further cluster, each finding with the context's name."""
+               only: tuple[str, ...], hidden: list[Suppression]) -> tuple[Context, list[Message]]:  # fmt: skip
+    """A further cluster, and what is found there, each finding with the context's name."""
     from dataclasses import replace
 
     import msgspec
@@ -181,7 +186,7 @@ def _of_remote(settings: Globals, context: str, namespace: str, *, everywhere: b
     built = _context(replace(settings, context=context), [], namespace, use_kube=True, everywhere=everywhere,
                      mesh_file="", revision="", timeout=timeout, any_files=False)  # fmt: skip
     found = run(built, only=only, suppressions=hidden)
-    return [msgspec.structs.replace(m, place=f"in context {context} {m.place}".rstrip()) for m in found]
+    return built, [msgspec.structs.replace(m, place=f"in context {context} {m.place}".rstrip()) for m in found]
 
 
 def findings_of_cluster(settings: Globals, istio_namespace: str, timeout: float = 30) -> list[Message]:

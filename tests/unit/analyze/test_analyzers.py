@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import pytest
 
+from meltem.analyze import across
 from meltem.analyze.analyzers import ANALYZERS
 from meltem.analyze.context import Context
 from meltem.analyze.messages import CODES, Message, Suppression
@@ -169,3 +170,19 @@ def test_what_files_do_not_hold_may_be_there_all_the_same() -> None:
     codes = {p: {m.code for m in run(Context(mesh, "istio-system", lambda _p: True, partial=p))} for p in (False, True)}
     assert "IST0101" in codes[False]
     assert "IST0101" not in codes[True]
+
+
+def test_services_that_are_not_the_same_in_all_clusters() -> None:
+    def cluster(spec: str) -> Context:
+        placed = origin.read_text(thing("Service", spec, "shop", V), "mesh.yaml", "default")
+        return Context(world.build(placed), "istio-system", lambda _p: True)
+
+    home = cluster("{clusterIP: 10.0.0.1, ports: [{name: http, port: 80, nodePort: 30001}]}")
+    same = cluster(
+        "{clusterIP: 10.9.9.9, type: ClusterIP, ports: [{name: http, port: 80, targetPort: 80, protocol: TCP}]}"
+    )
+    assert list(across.analyze({"": home, "same": same})) == []
+    other = cluster("{clusterIP: None, ports: [{name: http, port: 81}]}")
+    (found,) = across.analyze({"": home, "same": same, "other": other})
+    assert found.code == "IST0170" and found.name == "shop"
+    assert "clusters this one, other: one is headless and one is not; their ports differ" in found.text
