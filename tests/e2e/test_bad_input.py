@@ -53,7 +53,7 @@ def becomes(mesh: Mesh, kind: str, name: str, reason: str) -> str:
         ("{hosts: a}", "spec.hosts"),
         (
             "{hosts: [a], http: [{route: [{destination: {host: a, port: {number: 70000}}}]}]}",
-            "spec.http[0].route[0].destination.port.number: port 70000 is out of range",
+            "spec.http[0].route[0].destination.port.number: 70000 is out of range",
         ),
         (
             '{hosts: [a], http: [{match: [{uri: {regex: "a("}}], route: [{destination: {host: a}}]}]}',

@@ -110,8 +110,10 @@ class Reports:
 
     def of(self, key: Key, version: Version) -> Iterable[Share]:
         """Who has this version of a resource, of the proxies of each other istiod."""
+        place = (self._who.cluster, self._who.namespace)
+        looks_there = (*place, self._who.pod) in self._pods  # not where discoverySelectors leave the namespace out
         for pod, counts in self._found.items():
-            if (self._who.cluster, self._who.namespace, pod) not in self._pods:
+            if looks_there and (*place, pod) not in self._pods:
                 continue
             counted = counts.get(key)
             if counted is not None:

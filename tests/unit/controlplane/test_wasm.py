@@ -391,3 +391,12 @@ def registry_of(server: Server) -> type[registry.Handler]:
     found = server.server.RequestHandlerClass
     assert issubclass(found, registry.Handler) and issubclass(found, BaseHTTPRequestHandler)
     return found
+
+
+async def test_a_traffic_extensions_problem_is_its_own(rig: Rig, server: Server) -> None:
+    spec: JsonObject = {"wasm": {"url": f"oci://{server.address}/nothing:v1"}}
+    rig.keeper.extension_changed("default", "extension", {"metadata": {"uid": "u", "generation": 2}, "spec": spec})
+    await rig.until(lambda: rig.problems)
+    ((key, why),) = rig.problems.items()
+    assert key == ("TrafficExtension", "default", "extension")
+    assert (why.uid, why.generation) == ("u", 2) and "answered 404" in why.reason

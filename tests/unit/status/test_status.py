@@ -372,6 +372,14 @@ def test_proxies_of_other_istiods_count() -> None:
     world.connect("here", {})
     world.virtual_service("a")
     reports = Reports(Who(CLUSTER, "istio-system", "istiod-1", "default"), world.engine.inputs.pods)
+
+    def starts(pod: str) -> None:
+        metadata: JsonObject = {"name": pod, "namespace": "istio-system"}
+        with world.engine.graph.transaction():
+            made = parse({"apiVersion": "v1", "kind": "Pod", "metadata": metadata})
+            world.engine.inputs.by_kind["Pod"].set((CLUSTER, "istio-system", pod), made)
+
+    starts("istiod-1")
     judge = Judge(world.engine, {}, tuple, CLUSTER, lambda: list(world.standings.values()), reports.of)
     key = ("VirtualService", "default", "vs")
 
@@ -383,9 +391,7 @@ def test_proxies_of_other_istiods_count() -> None:
     other: Counts = {key: (("u", 3), Share(1, 2, ("there.default",)))}
     reports.changed("istio-system", "istiod-2-distribution", report_of(other, "istiod-2"))
     assert said() == "1/1 proxies up to date.", "its pod is not there"
-    with world.engine.graph.transaction():
-        pod = parse({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "istiod-2", "namespace": "istio-system"}})
-        world.engine.inputs.by_kind["Pod"].set((CLUSTER, "istio-system", "istiod-2"), pod)
+    starts("istiod-2")
     assert said() == "2/3 proxies up to date. there.default not yet."
     reports.changed("istio-system", "istiod-2-distribution", report_of({key: (("u", 2), Share(2, 2))}, "istiod-2"))
     assert said() == "1/3 proxies up to date.", "they have the version before"
