@@ -30,7 +30,7 @@ import sbom
 from layers import PREFIX, ROOT, STAMP, BuildError, Kitchen, default_cache, project, run
 
 ARCHITECTURES = {"x86_64": "amd64", "aarch64": "arm64"}
-LOCAL_ONLY = ("kubernetes-validate", "pyroute2")
+LOCAL_ONLY = ("kubernetes-validate", "dnspython", "pyroute2")
 """Python packages that only the local cluster needs."""
 
 

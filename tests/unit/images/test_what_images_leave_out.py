@@ -28,3 +28,16 @@ def test_programs_of_images_import_nothing_that_images_lack(program: str) -> Non
     code = f"import sys; sys.modules.update(dict.fromkeys({modules!r})); import {program}"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-800:]
+
+
+def test_of_all_modules_only_the_local_cluster_s_import_them() -> None:
+    """At the top of a file or anywhere in it, so that istioctl and the operator are held too."""
+    modules, meltem = {MODULES[name] for name in left_out()}, ROOT / "src/meltem"
+    found: set[tuple[str, str]] = set()
+    for file in meltem.rglob("*.py"):
+        for node in ast.walk(ast.parse(file.read_text())):
+            names = [a.name for a in node.names] if isinstance(node, ast.Import) else []
+            names += [node.module or ""] if isinstance(node, ast.ImportFrom) and not node.level else []
+            rooms = {(file.relative_to(meltem).parts[0], n.partition(".")[0]) for n in names}
+            found |= {(room, name) for room, name in rooms if name in modules}
+    assert {room for room, _ in found} == {"local"}, found
