@@ -61,6 +61,8 @@ class Settings(msgspec.Struct, frozen=True, kw_only=True):
     pilot_enable_workload_entry_healthchecks: bool = True
     pilot_workload_entry_grace_period: float = 10.0
     pilot_validate_workload_entry_identity: bool = True
+    pilot_scope_gateway_to_namespace: bool = False
+    """Gateway proxies follow only Gateways of their own namespace."""
     wasm_insecure_registries: str = ""
     pilot_ignore_resources: str = ""
     pilot_include_resources: str = ""

@@ -98,7 +98,7 @@ class ControlPlane:
         self._settings = settings
         self._clock = clock
         self._namespace = flags.namespace or settings.pod_namespace
-        self.engine = Engine(flags.domain)
+        self.engine = Engine(flags.domain, scope_gateways=settings.pilot_scope_gateway_to_namespace)
         self.engine.graph.on_failure(_log_failure)
         self._registry = CollectorRegistry()
         self._limits = ConnectionLimits(send_timeout=settings.pilot_xds_send_timeout or 30.0)
