@@ -130,8 +130,7 @@ class Client:
                 self._apply(type_url, resource.name, resource.resource.value)
                 self.versions[type_url][resource.name] = resource.version
             for name in message.removed_resources:
-                self.has[type_url].pop(name, None)
-                self.versions[type_url].pop(name, None)
+                self._forget(type_url, name)
         self.session.request(DeltaRequest(type_url, nonce=message.nonce), self.now)
         self._follow(type_url)
 
@@ -139,6 +138,13 @@ class Client:
         if type_url == VIRTUAL_HOST and name.rpartition("/")[0] not in self.has[ROUTE]:
             return  # Envoy drops it
         self.has[type_url][name] = body
+
+    def _forget(self, type_url: str, name: str) -> None:
+        self.has[type_url].pop(name, None)
+        self.versions[type_url].pop(name, None)
+        if type_url == ROUTE:  # its virtual hosts are part of it
+            for host in [h for h in self.has[VIRTUAL_HOST] if h.rpartition("/")[0] == name]:
+                del self.has[VIRTUAL_HOST][host]
 
     def _follow(self, type_url: str) -> None:
         """Clusters name endpoints of the same name; a listener names the route configuration of its name."""
@@ -149,11 +155,7 @@ class Client:
             if new or old:
                 self.asked[target] = wanted
                 for name in old:
-                    self.has[target].pop(name, None)
-                    self.versions[target].pop(name, None)
-                    if target == ROUTE:
-                        for host in [h for h in self.has[VIRTUAL_HOST] if h.rpartition("/")[0] == name]:
-                            del self.has[VIRTUAL_HOST][host]
+                    self._forget(target, name)
                 self.session.request(DeltaRequest(target, tuple(sorted(new)), tuple(sorted(old))), self.now)
         if type_url == ROUTE and self.has[ROUTE] and not self.vhds:
             self.vhds = True
