@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+from unittest.mock import Mock
+
 import pytest
 
-from meltem.controlplane.flags import address, parse_flags
+from meltem.clock import ManualClock
+from meltem.controlplane.flags import Flags, address, parse_flags
+from meltem.controlplane.run import ControlPlane
 from meltem.errors import UserError
+from meltem.kube.client import KubeClient
 from meltem.settings import Settings, read_settings
 
 
@@ -83,3 +88,10 @@ def test_addresses() -> None:
     assert address("[::1]:80") == ("::1", 80)
     with pytest.raises(UserError, match="no address"):
         address("nowhere")
+
+
+@pytest.mark.parametrize(("text", "scoped"), [("true", True), ("", False)])
+def test_gateways_are_kept_to_their_namespace_where_the_switch_says_so(text: str, scoped: bool) -> None:
+    settings, unused = read_settings({"PILOT_SCOPE_GATEWAY_TO_NAMESPACE": text})
+    istiod = ControlPlane(Mock(KubeClient), Flags(), settings, ManualClock())
+    assert istiod.engine.views.scope_gateways is scoped and not unused
