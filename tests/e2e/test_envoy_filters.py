@@ -241,5 +241,6 @@ def test_a_filter_s_configuration_by_itself_changes_no_listener(mesh: Mesh) -> N
         mesh.create(FILTER + refused)
         condition = _condition(mesh, _generation(mesh))
         assert condition["reason"] == "RefusedByEnvoy" and "script load error" in condition["message"], condition
-        eventually(lambda: _answers_with(mesh, ""))
+        assert "stays in force" in condition["message"], condition
+        _answers_with(mesh, "four")
     eventually(lambda: _answers_with(mesh, ""))

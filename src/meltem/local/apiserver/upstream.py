@@ -1,7 +1,8 @@
 """Calls that the API server makes itself: to webhooks and proxied services over HTTP(S), to the node over its socket.
 
 In: a webhook's `clientConfig`, or a service with a port. Out: the decoded answer, or the address to talk to. A service
-is reached at a ready endpoint, else at its cluster IP; the name that its certificate must carry is `<name>.<ns>.svc`.
+is reached at a ready endpoint (of its first IP family, which its cluster IP is of), else at its cluster IP; the name
+that its certificate must carry is `<name>.<ns>.svc`.
 """
 
 from __future__ import annotations
@@ -87,7 +88,8 @@ class Upstream:
             wanted = ports[0]
         if wanted is None:
             raise CallFailed(f'service "{namespace}/{name}" has no port {port}')
-        endpoint = self._endpoint(namespace, name, str_at(wanted, "name"))
+        families = strings_at(service, "spec", "ipFamilies")
+        endpoint = self._endpoint(namespace, name, str_at(wanted, "name"), families[0] if families else "")
         if endpoint is not None:
             return endpoint
         if str_at(service, "spec", "type") == "ExternalName":
@@ -96,18 +98,21 @@ class Upstream:
             raise CallFailed(f'no endpoints available for service "{name}"')
         return str_at(service, "spec", "clusterIP"), int_at(wanted, "port")
 
-    def _endpoint(self, namespace: str, name: str, port_name: str) -> tuple[str, int] | None:
+    def _endpoint(self, namespace: str, name: str, port_name: str, family: str) -> tuple[str, int] | None:
         ready: list[tuple[str, int]] = []
+        others: list[tuple[str, int]] = []
         for entry in self._store.entries(_SLICES, namespace):
             if labels_of(entry.object).get("kubernetes.io/service-name") != name:
                 continue
             port = next((p for p in objects_at(entry.object, "ports") if str_at(p, "name") == port_name), None)
             if port is None:
                 continue
+            found = ready if str_at(entry.object, "addressType") == family else others
             for endpoint in objects_at(entry.object, "endpoints"):
                 if bool_at(endpoint, "conditions", "ready", default=True):
-                    ready.extend((a, int_at(port, "port")) for a in strings_at(endpoint, "addresses"))
-        return random.choice(ready) if ready else None
+                    found.extend((a, int_at(port, "port")) for a in strings_at(endpoint, "addresses"))
+        some = ready or others
+        return random.choice(some) if some else None
 
     async def post(self, config: JsonObject, body: JsonObject, seconds: float) -> JsonObject:
         """Posts JSON to a webhook's `clientConfig` and gives its JSON answer; raises CallFailed."""
