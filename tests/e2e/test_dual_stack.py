@@ -74,6 +74,7 @@ def dual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     try:
         made.up("--ip-family", "dual")
         Section("The mesh", PAGE).type(made, 0, tmp_path_factory.mktemp("page"))
+        eventually(lambda: _istiod_answers(made))
         made.kubectl("create", "namespace", NAMESPACE)
         made.kubectl("label", "namespace", NAMESPACE, "istio-injection=enabled")
         made.apply("httpbin/httpbin.yaml", "curl/curl.yaml", namespace=NAMESPACE)
@@ -82,6 +83,16 @@ def dual(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         yield made
     finally:
         made.down()
+
+
+def _istiod_answers(mesh: Mesh) -> None:
+    """Its webhook, at each address of its pod, to the host, where the API server is."""
+    path = "jsonpath={.items[*].status.podIPs[*].ip}"
+    found = mesh.kubectl("get", "pods", "-n", "istio-system", "-l", "app=istiod", "-o", path).split()
+    urls = [f"https://[{ip}]:15017/validate" if ":" in ip else f"https://{ip}:15017/validate" for ip in found]
+    ask = ("curl", "-skg", "-m", "3", "-o", "/dev/null", "-w", "%{http_code}")
+    assert {url: mesh.run([*ask, url]).stdout for url in urls} == dict.fromkeys(urls, "405")
+    assert len(urls) == 2, urls
 
 
 def call(mesh: Mesh, url: str, family: int, *more: str) -> tuple[str, str, str]:
