@@ -8,6 +8,7 @@ service account, asked of the cluster, or one signed with the workload certifica
 from __future__ import annotations
 
 import functools
+import os
 import ssl
 import time
 from collections.abc import Callable, Iterator
@@ -165,6 +166,7 @@ def _read(file: Path) -> bytes:
 
 
 def _ask(options: XdsOptions, roots: bytes, token: str, timeout: float) -> list[JsonObject]:
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what its core has to say of a handshake is in the error as well
     import grpc
 
     from meltem.envoyapi import csds, discovery
