@@ -177,7 +177,7 @@ def test_who_may_call_what(mesh: Mesh, callers: Callers) -> None:
 
 
 def test_a_token_is_required_and_its_claims_count(mesh: Mesh, callers: Callers) -> None:
-    """Keys come from a server of the cluster, which istiod asks."""
+    """Keys come from a server of the cluster, which the proxy asks."""
     selector = "selector: {matchLabels: {app: httpbin}}"
     uri = f"http://keys.{callers.ns}.svc.cluster.local/jwks.json"
     tokens = policy(
