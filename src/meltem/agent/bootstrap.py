@@ -117,7 +117,11 @@ def discovery_service(settings: AgentSettings) -> JsonObject:
         "grpc.keepalive_permit_without_calls": {"int_value": 1},
         "grpc.http2.max_pings_without_data": {"int_value": 0},
         "grpc.initial_reconnect_backoff_ms": {"int_value": 500},
-        "grpc.max_reconnect_backoff_ms": {"int_value": 10_000},
+        "grpc.max_reconnect_backoff_ms": {"int_value": 2_000},
+        "grpc.min_reconnect_backoff_ms": {"int_value": 5_000},
+        # A stream waits for the channel instead of failing: between failed streams Envoy waits up to 30 s, and as long
+        # as that, after istiod is back, a proxy would send requests to pods that are gone.
+        "grpc.service_config": {"string_value": json.dumps({"methodConfig": [{"name": [{}], "waitForReady": True}]})},
         "grpc.max_receive_message_length": {"int_value": -1},
     }
     google: JsonObject = {

@@ -86,6 +86,8 @@ def test_a_variable_that_cannot_be_used_is_named(tmp_path: Path, name: str, valu
 
 def test_discovery_carries_token_and_roots_but_not_in_the_clear(tmp_path: Path) -> None:
     google = at(discovery_service(settings(tmp_path)), "google_grpc")
+    waits = json.loads(str(at(google, "channel_args", "args", "grpc.service_config", "string_value")))
+    assert waits == {"methodConfig": [{"name": [{}], "waitForReady": True}]}
     assert at(google, "target_uri") == "istiod.istio-system.svc:15012"
     config = at(google, "call_credentials", 0, "from_plugin", "typed_config")
     assert at(config, "secret_data", "filename") == str(tmp_path / "var/run/secrets/tokens/istio-token")
