@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, MutableSequence
 from functools import lru_cache
+from typing import cast
 
 import msgspec
 
@@ -20,6 +21,7 @@ from meltem.envoyapi import Resource
 from meltem.generate import patch_filters, patch_matching, patch_routes, patch_sockets, patch_values
 from meltem.generate.merging import Mismatch, merge
 from meltem.generate.patch_matching import Where
+from meltem.objects import JsonObject
 from meltem.resources import networking
 from meltem.resources.base import encode_hook
 from meltem.view.patching import OnePatch, PatchSet
@@ -89,8 +91,9 @@ def _parse(apply_to: str, text: bytes) -> Message:
     for path, what, fatal in patch_values.unknown_in(value, message.DESCRIPTOR):
         if fatal:
             raise Unreadable(f"{path}: {what}")
+    strict = patch_values.with_strict_durations(value, message.DESCRIPTOR)
     try:
-        api.json_format.Parse(text, message, ignore_unknown_fields=True)
+        api.json_format.ParseDict(cast(JsonObject, strict), message, ignore_unknown_fields=True)
     except (api.json_format.ParseError, ValueError, TypeError, RecursionError) as error:
         raise Unreadable(f"the value is no {message.DESCRIPTOR.name} of Envoy: {error}") from None
     return message

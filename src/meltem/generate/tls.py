@@ -234,7 +234,7 @@ def _client_validation(common: api.tls.CommonTlsContext, settings: networking.Se
         verify_certificate_hash=list(settings.verify_certificate_hash),
         verify_certificate_spki=list(settings.verify_certificate_spki),
     )
-    if settings.ca_crl:
+    if settings.ca_crl and not credential:  # a secret has its own list
         validation.crl.filename = settings.ca_crl
     if settings.insecure_skip_verify:  # asked for and looked at, but passed on whatever it says
         validation.trust_chain_verification = api.tls_common.CertificateValidationContext.ACCEPT_UNTRUSTED

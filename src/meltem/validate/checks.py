@@ -17,6 +17,7 @@ from meltem.errors import UserError
 from meltem.resources.base import Duration
 from meltem.resources.common import PolicyTargetReference, StringMatch, WorkloadSelector
 from meltem.validate.findings import Report
+from meltem.validate.formats import check_format
 
 MAX_REGEX = 1024
 UNIX = "unix://"
@@ -157,7 +158,7 @@ def check_namespaced_host(r: Report, text: str, *, gateway: bool) -> None:
     if not namespace or not host:
         r.error("namespace and host must not be empty", "Write namespace/host.")
         return
-    plain = namespace.removeprefix("~") if not gateway else namespace
+    plain = namespace.removeprefix("~")
     if plain not in ("", "*", ".") and not is_label(plain):
         r.error(f"{namespace[:64]!r} is no namespace", "Write a namespace, `.` for the own one or `*` for any.")
     if host != "*" and "." not in host:
@@ -254,6 +255,7 @@ def check_strict_header_name(r: Report, name: str) -> None:
 def check_header_value(r: Report, value: str) -> None:
     if not _HEADER_VALUE.fullmatch(value):
         r.error("the header value has control characters")
+    check_format(r, value)
 
 
 def check_export_to(r: Report, namespace: str, entries: tuple[str, ...], *, none_allowed: bool = False) -> None:

@@ -22,6 +22,7 @@ from meltem.validate.destination_rule import (
     check_zone_aware,
 )
 from meltem.validate.findings import Report, Result
+from meltem.validate.formats import check_format
 from meltem.validate.http_route import check_retries
 from meltem.validate.tls import check_ciphers, check_client_tls, check_curves
 
@@ -59,6 +60,7 @@ def validate_meshconfig(config: MeshConfig) -> Result:
         )
     for i, one in enumerate(config.ca_certificates):
         _root(r.at("caCertificates", i), one)
+    check_format(r.at("accessLogFormat"), config.access_log_format, log=True)
     _tls(r, config)
     _providers(r, config.extension_providers)
     if config.default_traffic_policy is not None:
@@ -148,6 +150,7 @@ def _provider(r: Report, provider: ExtensionProvider) -> None:
             r.at(field).at("service").error(
                 f"{value.service[:80]!r} is no service", "Write a host name, or namespace/host."
             )
+    _log_formats(r, provider)
     http = provider.envoy_ext_authz_http
     for field, status in (
         ("envoyExtAuthzHttp", http.status_on_error if http else ""),
@@ -155,6 +158,20 @@ def _provider(r: Report, provider: ExtensionProvider) -> None:
     ):
         if status and not (status.isascii() and status.isdigit() and 100 <= int(status[:4]) <= 599):
             r.at(field).at("statusOnError").error(f"{status[:32]!r} is no HTTP status", "Write for example '503'.")
+
+
+def _log_formats(r: Report, provider: ExtensionProvider) -> None:
+    for field, log in (
+        ("envoyFileAccessLog", provider.envoy_file_access_log),
+        ("envoyOtelAls", provider.envoy_otel_als),
+    ):
+        if log is None or log.log_format is None:
+            continue
+        here = r.at(field).at("logFormat")
+        check_format(here.at("text"), log.log_format.text or "", log=True)
+        for name, value in (log.log_format.labels or {}).items():
+            if isinstance(value, str):
+                check_format(here.at("labels", name), value, log=True)
 
 
 def validate_proxy_settings(config: MeshProxyConfig) -> Result:

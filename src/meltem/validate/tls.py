@@ -34,12 +34,10 @@ def check_ciphers(r: Report, suites: tuple[str, ...]) -> None:
     """Unknown and repeated suites are ignored, with a warning."""
     seen: set[str] = set()
     for i, suite in enumerate(suites):
-        if suite == "ALL" or not suite[:1].isalnum():
-            continue  # an operator of OpenSSL's language, or a suite with one
-        if suite not in CIPHERS:
+        if suite in seen:
+            r.at("cipherSuites", i).warn(f"{suite[:64]!r} is there twice")
+        elif suite not in CIPHERS and suite != "ALL" and suite[:1].isalnum():  # else: a word of OpenSSL's language
             r.at("cipherSuites", i).warn(f"{suite[:64]!r} is no known cipher suite: it is ignored")
-        elif suite in seen:
-            r.at("cipherSuites", i).warn(f"{suite!r} is there twice")
         seen.add(suite)
 
 
@@ -85,7 +83,10 @@ def _terminating(r: Report, tls: ServerTLS) -> None:
     _sources(r, tls)
     if tls.credential_name or tls.credential_names:
         if tls.ca_crl and tls.credential_name:
-            r.at("caCrl").error("cannot stand beside credentialName", "Put the list into the secret, as key ca.crl.")
+            r.at("caCrl").warn(
+                "has no effect beside credentialName: certificates are not looked up in it",
+                "Put the list into the secret, as key ca.crl.",
+            )
         return
     if tls.mode != "SIMPLE" and not tls.ca_certificates:
         r.at("caCertificates").error(

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import msgspec
+
 from meltem.resources.networking import HTTPMatch, HTTPRoute, TCPRoute, TLSMatch, TLSRoute, VirtualService
 from meltem.resources.networking import VirtualServiceSpec as Spec
 from meltem.resources.parse import to_json
@@ -188,7 +190,7 @@ def _unreachable(r: Report, field: str, routes: Sequence[R]) -> None:
             continue
         repeated = 0
         for j, match in enumerate(route.match):
-            key = to_json(match)
+            key = to_json(msgspec.structs.replace(match, name="") if isinstance(match, HTTPMatch) else match)
             if key in seen:
                 repeated += 1
                 text = f"is never used: {_rule(routes[seen[key]], seen[key])} has the same match"

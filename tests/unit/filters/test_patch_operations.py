@@ -281,3 +281,11 @@ def test_what_only_gateways_have_is_not_asked_of_sidecars() -> None:
     assert names(apply(routes(), remove)) == {}
     assert names(apply(routes("http.80"), remove, gateway=True)) == {"one": BOTH, "two": BOTH}
     assert names(apply(routes("https.80.http.door.shop"), remove, gateway=True)) == {}
+
+
+def test_durations_are_taken_with_the_units_that_istio_takes() -> None:
+    value = {"connect_timeout": "500ms", "health_checks": [{"interval": "1m30s", "timeout": "2s"}]}
+    made = apply(api.resource(api.CLUSTER, "a", api.cluster.Cluster(name="a")), change("CLUSTER", "MERGE", value))
+    cluster = api.cluster.Cluster.FromString(made[0].body)
+    assert cluster.connect_timeout.ToMilliseconds() == 500
+    assert cluster.health_checks[0].interval.ToSeconds() == 90

@@ -35,6 +35,11 @@ def test_the_defaults_are_good() -> None:
         ("extensionProviders: [{name: a, zipkin: {service: a.b, port: 0}}]", "extensionProviders[0].zipkin.port"),
         ("localityLbSetting: {failover: [{from: a, to: a}]}", "localityLbSetting.failover[0]"),
         ("serviceSettings: [{hosts: [a_b]}]", "serviceSettings[0].hosts[0]"),
+        ("accessLogFormat: '%REQ(X)'", "accessLogFormat"),
+        (
+            "extensionProviders: [{name: a, envoyFileAccessLog: {path: /a, logFormat: {labels: {b: '%FOO%'}}}}]",
+            "extensionProviders[0].envoyFileAccessLog.logFormat.labels['b']",
+        ),
         ("defaultConfig: {fileFlushInterval: 0.1ms}", "defaultConfig.fileFlushInterval"),
         (
             "defaultConfig: {connectionSettings: {http2InitialStreamWindowSize: 10}}",

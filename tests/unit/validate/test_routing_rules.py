@@ -49,6 +49,41 @@ def test_good_resources_pass_without_a_word(check: Check, kind: str, spec: str) 
 
 VS_ROUTE = "route: [{destination: {host: a}}]"
 
+
+def with_header(value: str) -> JsonObject:
+    rule: JsonObject = {
+        "headers": {"request": {"set": {"x": value}}},
+        "route": [{"destination": {"host": "a"}}],
+    }
+    return {"hosts": ["a"], "http": [rule]}
+
+
+@pytest.mark.parametrize(
+    "value",
+    ["100%%", "%REQ(X-ID?:ID):5% and %HOSTNAME%", '%DYNAMIC_METADATA(["a", "b"])%', "%START_TIME%", "%START_TIME(%s)%"],
+)
+def test_headers_may_have_commands_of_envoy(check: Check, value: str) -> None:
+    assert check("VirtualService", with_header(value)) == Result()
+
+
+@pytest.mark.parametrize(
+    ("value", "said"),
+    [
+        ("100%", "the % at character 4 begins no command"),
+        ("%REQ(X", "the % at character 1"),
+        ("%START_TIME%%", "the % at character 13"),
+        ("%start_time%", "begins no command"),
+        ("%HOST_NAME%", "Did you mean %HOSTNAME%?"),
+        ("%REQ%", "needs an argument"),
+        ("%PROTOCOL(x)%", "takes no argument"),
+    ],
+)
+def test_a_header_that_envoy_would_refuse_with_its_route(check: Check, value: str, said: str) -> None:
+    (error,) = check("VirtualService", with_header(value)).errors
+    assert error.path == "spec.http[0].headers.request.set['x']"
+    assert said in str(error)
+
+
 ERRORS = [
     # VirtualService: hosts, gateways, rules
     ("VirtualService", "{hosts: ['*'], http: [{%s}]}", "spec.hosts[0]", "not allowed for sidecars"),
@@ -346,6 +381,12 @@ WARNINGS = [
     (
         "VirtualService",
         "{hosts: [a], http: [{match: [{uri: {prefix: /a}}], %s}, {match: [{uri: {prefix: /a}}], %s}]}",
+        "spec.http[1].match[0]",
+        "rule 0 has the same match",
+    ),
+    (
+        "VirtualService",
+        "{hosts: [a], http: [{match: [{name: x, uri: {prefix: /a}}], %s}, {match: [{uri: {prefix: /a}}], %s}]}",
         "spec.http[1].match[0]",
         "rule 0 has the same match",
     ),

@@ -31,6 +31,7 @@ GOOD = [
     ("ServiceEntry", "{hosts: [a.com], ports: [{number: 80, name: h, protocol: HTTP}], exportTo: ['~']}"),
     ("Sidecar", "{egress: [{hosts: ['./*', 'istio-system/*']}]}"),
     ("Sidecar", "{egress: [{hosts: ['~/*']}]}"),
+    ("Gateway", "{servers: [{port: {number: 80, name: h, protocol: HTTP}, hosts: ['~/a.com']}]}"),
     (
         "Sidecar",
         "{ingress: [{port: {number: 80, protocol: HTTP, name: h}, defaultEndpoint: '[::1]:8080'}], "
@@ -365,6 +366,13 @@ WARNINGS = [
         "tls: {mode: PASSTHROUGH, credentialName: c}}]}",
         "tls",
         "ignored",
+    ),
+    (
+        "Gateway",
+        "{servers: [{port: {number: 443, name: h, protocol: HTTPS}, hosts: ['*'], "
+        "tls: {mode: MUTUAL, credentialName: c, caCrl: /crl.pem}}]}",
+        "tls.caCrl",
+        "no effect beside credentialName",
     ),
     (
         "Gateway",
