@@ -25,7 +25,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from mesh_rig import Mesh, eventually, namespace
+from mesh_rig import Mesh, eventually, may_read_secrets, namespace
 
 DAY = datetime.timedelta(days=1)
 GATEWAY = """
@@ -308,7 +308,8 @@ def condition(rig: Edge, name: str) -> tuple[str, str]:
 def edge(mesh: Mesh) -> Iterator[Edge]:
     with namespace(mesh, f"edge-{uuid.uuid4().hex[:6]}", "istio-injection=enabled") as name:
         samples = ("curl/curl", "httpbin/httpbin", "grpc-echo/grpc-echo", "tcp-echo/tcp-echo")
-        mesh.create(GATEWAY.format(name="edge", annotations="{inject.istio.io/templates: gateway}"), name)
+        deployed = GATEWAY.format(name="edge", annotations="{inject.istio.io/templates: gateway}")
+        mesh.create(deployed + may_read_secrets(name), name)
         mesh.apply(*(f"{s}.yaml" for s in samples), namespace=name)
         mesh.rolled_out("edge", "curl", "httpbin", "echo-v1", "tcp-echo", namespace=name)
         yield Edge(mesh, name, Authority())

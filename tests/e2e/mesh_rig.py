@@ -305,3 +305,20 @@ def namespace(mesh: Mesh, name: str, *labels: str) -> Iterator[str]:
         yield name
     finally:
         mesh.kubectl("delete", "namespace", name, "--wait=false")
+
+
+def may_read_secrets(namespace: str, account: str = "default") -> str:
+    """A Role for the service account, without which its proxies are given no private keys."""
+    rules = '[{apiGroups: [""], resources: [secrets], verbs: [list]}]'
+    return f"""---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: Role
+metadata: {{name: {account}-reads-secrets}}
+rules: {rules}
+---
+apiVersion: rbac.authorization.k8s.io/v1
+kind: RoleBinding
+metadata: {{name: {account}-reads-secrets}}
+roleRef: {{apiGroup: rbac.authorization.k8s.io, kind: Role, name: {account}-reads-secrets}}
+subjects: [{{kind: ServiceAccount, name: {account}, namespace: {namespace}}}]
+"""

@@ -7,7 +7,7 @@ import json
 from collections.abc import Iterator
 
 import pytest
-from mesh_rig import Mesh, eventually, namespace
+from mesh_rig import Mesh, eventually, may_read_secrets, namespace
 from outside_rig import Caller, Outside, applied, outside
 
 API = "apiVersion: networking.istio.io/v1\n"
@@ -201,10 +201,11 @@ spec:
 
 @pytest.fixture
 def credentials(mesh: Mesh, away: Outside, ns: str) -> Iterator[None]:
-    """The outside's CA and a client certificate, in a secret."""
+    """The outside's CA and a client certificate, in a secret that the client's service account may read."""
     d = away.certificates
     mesh.kubectl("create", "secret", "generic", "outside", "-n", ns, f"--from-file=cacert={d}/ca.crt",
                  f"--from-file=cert={d}/client.crt", f"--from-file=key={d}/client.key")  # fmt: skip
+    mesh.create(may_read_secrets(ns, "curl"), ns)
     yield
     mesh.kubectl("delete", "secret", "outside", "-n", ns)
 

@@ -14,7 +14,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
-from mesh_rig import eventually
+from mesh_rig import eventually, may_read_secrets
 from traffic_rig import Answer, Traffic, deployment, within
 
 pytestmark = pytest.mark.both_homes
@@ -307,7 +307,24 @@ def test_the_proxy_speaks_tls_to_servers_outside_the_mesh(traffic: Traffic) -> N
 
         return eventually(asked, 40)
 
-    simple, mutual, unverified = answered("simple"), answered("mutual"), answered("unverified")
+    simple, unverified = answered("simple"), answered("unverified")
+    look = (
+        "get",
+        "destinationrule",
+        "mutual",
+        "-n",
+        traffic.namespace,
+        "-o",
+        "jsonpath={.status.conditions[0].reason}",
+    )
+
+    def refused() -> None:
+        assert traffic.mesh.kubectl(*look) == "SecretNotAllowed"
+
+    eventually(refused, 40)  # the key of the client's certificate is not for everybody
+    assert traffic.one("http://mutual/").status == 503
+    traffic.mesh.create(may_read_secrets(traffic.namespace), traffic.namespace)
+    mutual = answered("mutual")
     assert (simple.body["sni"], simple.body["client"]) == ("plain.example.com", {})
     assert (mutual.body["sni"], mutual.body["client"]) == ("plain.example.com", {"commonName": "client-of-the-mesh"})
     assert unverified.status == 200

@@ -38,6 +38,8 @@ from meltem.controlplane.guard import Guard
 from meltem.controlplane.mesh import MeshFiles, MeshSettings
 from meltem.controlplane.names import GatewayNames
 from meltem.controlplane.pods import Pods
+from meltem.controlplane.readers import SecretReaders
+from meltem.controlplane.readers import ask as ask_for_reader
 from meltem.controlplane.registration import Registration, RegistrationSettings
 from meltem.controlplane.wasm.fetch import Fetcher
 from meltem.controlplane.wasm.keeper import WasmKeeper
@@ -117,6 +119,7 @@ class ControlPlane:
         self.mesh.reselected = self._reselected
         self.connections = Connections(self.engine, clock, self._limits)
         self.guard = Guard(self.engine, self.connections.refusals)
+        self.readers = SecretReaders(self.engine, clock, lambda account: ask_for_reader(client, account))
         self._ca = ClusterForCa(client)
         self._authenticator = TokenAuthenticator(self._ca, clock, audiences=tuple(settings.token_audiences.split(",")))
         self._names = GatewayNames(self.engine, self._clock)
@@ -150,7 +153,7 @@ class ControlPlane:
             limits=self._limits,
             ready=lambda: self.ready,
             debug=DebugAnswers(self.connections, self._namespace),
-            settled=self.guard.settled,
+            settled=self._settled,
             registrar=self.registration,
         )
         self._who = Who(settings.cluster_id, self._namespace, settings.pod_name, settings.revision)
@@ -175,6 +178,7 @@ class ControlPlane:
         self.mesh.load_files()
         if self._settings.pilot_try_envoy_filters:
             self.guard.start()
+        self.readers.start()
         started = time.monotonic()
         async with asyncio.TaskGroup() as group:
             tasks = [group.create_task(self.feed.run(), name="feed")]
@@ -229,6 +233,10 @@ class ControlPlane:
         self.ready = False
         self.connections.close_all()
         await asyncio.gather(*(s.stop(min(self._flags.shutdown_seconds, 1.0)) for s in servers))
+
+    async def _settled(self, proxy_id: str) -> None:
+        """Until what a proxy that connects should have is known."""
+        await asyncio.gather(self.guard.settled(proxy_id), self.readers.settled(proxy_id))
 
     # Parts
 
@@ -467,6 +475,7 @@ class ControlPlane:
                 self._leading("istio-namespace-controller-election", lambda: self._roots_everywhere(authority)),
             ),
             ("EnvoyFilter trials", self.guard.run()),
+            ("readers of secrets", self.readers.run()),
             ("mesh files", self.mesh.follow_files(self._clock)),
             ("judge", self._after_ready(self._judge)),
             ("workloads", self._after_ready(self.registration.run)),

@@ -115,11 +115,12 @@ class Resources:
             lambda _r, k, v: {k: found} if (found := patching.problems_of(v)) else {},
         )
         """Patches of EnvoyFilters that can be applied nowhere, by the EnvoyFilter's key."""
+        self.secrets = secrets.Secrets(views, mesh)
         self.groups_of: Collection[str, tuple[Group, ...]] = self.graph.derive("groups", views.proxies, self._groups)
         self.bundles = Bundles(self.graph, self.groups_of)
         self._collections()
 
-    def _groups(self, reader: Reader, proxy_id: str, _proxy: Proxy) -> Mapping[str, tuple[Group, ...]]:
+    def _groups(self, reader: Reader, proxy_id: str, proxy: Proxy) -> Mapping[str, tuple[Group, ...]]:
         scope = reader.get(self.views.scope_of, proxy_id)
         inbound_view = reader.get(self.views.inbound_of, proxy_id)
         gateway_key = reader.get(self.views.gateways.key_of, proxy_id)
@@ -133,7 +134,7 @@ class Resources:
         own = reader.get(self.views.own_of, proxy_id)
         if own is not None:
             groups.append(own)
-        return {proxy_id: tuple(groups)}
+        return {proxy_id: (*groups, *self.secrets.private_groups(reader, proxy, groups))}
 
     def _collections(self) -> None:
         views, graph = self.views, self.graph
@@ -159,11 +160,10 @@ class Resources:
             *drafts,
             graph.derive("name resources", views.names, self._names),
             *self._endpoints(),
-            secrets.gateway_secrets(views, self.mesh),
+            *self.secrets.collections,
             graph.derive("clusters of filters", views.scope_filters, self._fetched),
             graph.derive("extensions", views.scope_filters, self._extensions),
             graph.derive("inbound extensions", views.inbound, lambda r, k, v: self._extensions(r, k, v.filters)),
-            secrets.client_secrets(views, self.mesh),
         ]
         for part in parts:
             self.bundles.add(part)

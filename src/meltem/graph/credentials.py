@@ -43,6 +43,11 @@ def secret_name(credential: str) -> str:
     return credential if "://" in credential else SECRET + credential
 
 
+def is_private(name: str) -> bool:
+    """Whether what Envoy asks for so may have a private key in it."""
+    return name.startswith(SECRET) and not name.endswith(CA_SUFFIX)
+
+
 def server_names(settings: networking.ServerTLS) -> tuple[str, ...]:
     """What a server's TLS settings name: certificates, then what clients are verified by."""
     credentials = settings.credential_names or ((settings.credential_name,) if settings.credential_name else ())

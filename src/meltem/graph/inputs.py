@@ -19,7 +19,7 @@ ResourceKey = tuple[str, str, str]
 
 _NOT_KINDS = (
     "MeshConfig", "MeshNetworks", "cluster networks", "resolved names", "wasm modules", "wasm code", "guarded",
-    "trials", "tried EnvoyFilters", "former EnvoyFilters",
+    "trials", "tried EnvoyFilters", "former EnvoyFilters", "secrets by permission", "readers of secrets",
 )  # fmt: skip
 
 
@@ -36,6 +36,18 @@ class Trial(msgspec.Struct, frozen=True):
     """namespace and name of each EnvoyFilter that has to be left out, and Envoy's words."""
     note: str = ""
     """Why it could not be tried; it is used as it is."""
+
+
+Account = tuple[str, str, str]
+"""cluster id, namespace and name of a service account"""
+
+
+class Permission(msgspec.Struct, frozen=True):
+    """Whether a service account may list the secrets of its namespace."""
+
+    granted: bool
+    why: str = ""
+    """Where it is not: the API server's words, if it has any."""
 
 
 class Former(msgspec.Struct, frozen=True):
@@ -83,6 +95,10 @@ class Inputs:
         """Those whose present version Envoy refuses."""
         self.tried_filters: Source[str, bool] = graph.source("tried EnvoyFilters")
         """Digests of the patches of one EnvoyFilter that Envoy has taken somewhere."""
+        self.secrets_by_permission: Source[str, bool] = graph.source("secrets by permission")
+        """Has the empty key where proxies are given private keys only by the next."""
+        self.secret_readers: Source[Account, Permission] = graph.source("readers of secrets")
+        """What the API server said of service accounts whose proxies need private keys."""
         self.services: Source[ResourceKey, core.Service] = graph.source("Service")
         self.endpoint_slices: Source[ResourceKey, core.EndpointSlice] = graph.source("EndpointSlice")
         self.pods: Source[ResourceKey, Pod] = graph.source("Pod")

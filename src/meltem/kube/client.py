@@ -28,9 +28,15 @@ from meltem.kube import streams
 from meltem.kube.auth import Credentials
 from meltem.kube.config import KubeConfig
 from meltem.kube.discovery import Discovery
-from meltem.kube.resource_types import PODS, SERVICE_ACCOUNTS, TOKEN_REVIEWS, ResourceType
+from meltem.kube.resource_types import (
+    PODS,
+    SERVICE_ACCOUNTS,
+    SUBJECT_ACCESS_REVIEWS,
+    TOKEN_REVIEWS,
+    ResourceType,
+)
 from meltem.kube.streams import ExecResult, PodWriter
-from meltem.objects import Json, JsonObject, at, int_at, name_of, namespace_of, objects_at, str_at
+from meltem.objects import Json, JsonObject, at, int_at, name_of, namespace_of, object_at, objects_at, str_at
 
 USER_AGENT = "meltem"
 _MAX_RETRIES = 5  # of a request that the server put off with 429 and Retry-After
@@ -306,6 +312,18 @@ class KubeClient:
         answer = await self.call("POST", TOKEN_REVIEWS.path(), {}, body)
         status = at(answer, "status")
         return status if isinstance(status, dict) else {}
+
+    async def access_review(
+        self, user: str, groups: Sequence[str], *, verb: str, resource: str, namespace: str
+    ) -> JsonObject:
+        """Whether somebody may do something with a core kind in a namespace: the `status` of a SubjectAccessReview
+        (`allowed`, `reason`, `evaluationError`)."""
+        what: JsonObject = {"namespace": namespace, "verb": verb, "resource": resource}
+        spec: JsonObject = {"user": user, "groups": list(groups), "resourceAttributes": what}
+        kind = SUBJECT_ACCESS_REVIEWS
+        body: JsonObject = {"apiVersion": kind.api_version, "kind": "SubjectAccessReview", "spec": spec}
+        answer = await self.call("POST", kind.path(), {}, body)
+        return object_at(answer, "status")
 
     # Kinds
 

@@ -4,9 +4,9 @@ In: the engine, objects that could not be read, what proxies refuse and have. Ou
 and a log line for each that is new and bad. Looks anew only after something has changed.
 
 Reasons: `Accepted`, `Distributing` (some proxies do not have it yet); `Invalid` (cannot be read), `NotGenerated`
-(configuration could not be made), `SecretMissing`, `ServerConflict` (a gateway serves another in its place),
-`HostNotFound`, `AddressConflict`, `RefusedByEnvoy` (an EnvoyFilter that is left out), `RefusedByProxy`,
-`RefusedByAdmission` (written while the webhook was not there).
+(configuration could not be made), `SecretMissing`, `SecretNotAllowed` (the proxies' service account may not list
+secrets), `ServerConflict` (a gateway serves another in its place), `HostNotFound`, `AddressConflict`, `RefusedByEnvoy`
+(an EnvoyFilter that is left out), `RefusedByProxy`, `RefusedByAdmission` (written while the webhook was not there).
 """
 
 from __future__ import annotations
@@ -209,6 +209,7 @@ class Judge:
             self._failed(),
             self._broken_chains(),
             self._secrets(),
+            self._private_keys(),
             self._hosts(),
             self._addresses(),
             self._left_out(),
@@ -282,6 +283,17 @@ class Judge:
             if missing:
                 remedy = "Create it (`kubectl create secret tls`) in the gateway's own namespace. Other servers serve."
                 yield ("Gateway", key[1], key[2]), "SecretMissing", f"{'; '.join(dict.fromkeys(missing))}. {remedy}"
+
+    def _private_keys(self) -> Iterator[tuple[Key, str, str]]:
+        """Of proxies whose service account may not list secrets."""
+        for (_, namespace, name), owner in self._engine.resources.secrets.refused():
+            message = (
+                f"proxies of service account {namespace}/{name} are not given the secret: it may not list secrets in "
+                f"namespace {namespace}. Allow it: `kubectl create role secrets-reader -n {namespace} "
+                f"--resource=secrets --verb=list` and `kubectl create rolebinding {name}-reads-secrets -n {namespace} "
+                f"--role=secrets-reader --serviceaccount={namespace}:{name}`"
+            )
+            yield owner, "SecretNotAllowed", message
 
     def _gateway_namespaces(self, selector: Mapping[str, str]) -> set[str]:
         found: set[str] = set()

@@ -57,6 +57,8 @@ class Proxy(msgspec.Struct, frozen=True):
     labels: tuple[tuple[str, str], ...] = ()
     annotations: tuple[tuple[str, str], ...] = ()
     service_account: str = ""
+    proven: bool = False
+    """`service_account` is of an identity that was checked, not of what the node says."""
     cluster: str = "Kubernetes"
     network: str = ""
     mesh_id: str = ""

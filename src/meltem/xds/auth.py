@@ -7,6 +7,8 @@ is no identity, as in Istio (which expects it to be closed, or to be inside a tr
 
 from __future__ import annotations
 
+import msgspec
+
 from meltem.ca.identity import CallerIdentity
 from meltem.errors import UserError
 from meltem.view.proxy import Proxy
@@ -16,10 +18,11 @@ class NotYours(UserError):
     """A proxy claims an identity that its credentials do not have."""
 
 
-def check_claim(proxy: Proxy, caller: CallerIdentity | None) -> None:
-    """Raises NotYours, worded for the log, where `proxy` says that it is somebody else than `caller`."""
+def identified(proxy: Proxy, caller: CallerIdentity | None) -> Proxy:
+    """The proxy with the service account that it has proven. Raises NotYours, worded for the log, where it says that it
+    is somebody else than `caller`."""
     if caller is None:
-        return
+        return proxy
     if proxy.namespace != caller.namespace:
         raise NotYours(
             f"{proxy.id} says that it is in namespace {proxy.namespace!r}, but its identity is service account "
@@ -31,3 +34,4 @@ def check_claim(proxy: Proxy, caller: CallerIdentity | None) -> None:
             f"{proxy.id} says that its service account is {proxy.service_account!r}, but its identity is "
             f"{caller.namespace}/{caller.service_account}"
         )
+    return msgspec.structs.replace(proxy, service_account=caller.service_account, proven=True)

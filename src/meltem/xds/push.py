@@ -14,6 +14,7 @@ from typing import Protocol
 from meltem.clock import Clock
 from meltem.generate.bundle import Bundles, Notice
 from meltem.view.proxy import Proxy
+from meltem.xds.auth import NotYours
 from meltem.xds.connection import Connection, ConnectionLimits, SendBudget, Session
 from meltem.xds.subscription import Content, Rejection
 
@@ -44,8 +45,11 @@ class Connections:
         return self._count >= self._limits.streams
 
     def open(self, proxy: Proxy, peer: str, make_session: Callable[[Content], Session]) -> Connection:
-        """The proxy is known to the engine from now on, and its session is told of changes."""
-        mine = self._of_proxy.setdefault(proxy.id, [])
+        """The proxy is known to the engine from now on, and its session is told of changes. Raises NotYours where
+        another one of that name is connected, and has proven who it is while this one has not."""
+        mine = self._of_proxy.get(proxy.id, [])
+        self._part(mine, proxy)
+        mine = self._of_proxy.setdefault(proxy.id, mine)
         if not mine or mine[-1].proxy != proxy:
             self._engine.connect(proxy)
 
@@ -62,6 +66,16 @@ class Connections:
         if len(mine) > self._limits.streams_of_one_proxy:
             mine[0].close()
         return connection
+
+    def _part(self, others: Iterable[Connection], proxy: Proxy) -> None:
+        """Streams of one proxy share what it is given, private keys too, so they must be of one service account: the
+        last one that has proven its own counts."""
+        strangers = [c for c in others if _identity(c.proxy) != _identity(proxy)]
+        if strangers and not proxy.proven:
+            raise NotYours(f"{proxy.id} is connected already, with an identity that this stream has not proven")
+        for other in strangers:
+            other.attachment.close()
+            other.close()
 
     def remove(self, connection: Connection) -> None:
         """The stream has ended."""
@@ -108,6 +122,10 @@ class Connections:
             connection.close()
             count += 1
         return count
+
+
+def _identity(proxy: Proxy) -> tuple[str, str]:
+    return (proxy.namespace, proxy.service_account) if proxy.proven else ("", "")
 
 
 def settle_memory() -> None:

@@ -23,7 +23,7 @@ from meltem.envoyapi import base
 from meltem.errors import MeltemError, UserError
 from meltem.objects import JsonObject
 from meltem.view.proxy import NOWHERE, Locality, Proxy, parse_proxy
-from meltem.xds.auth import NotYours, check_claim
+from meltem.xds.auth import NotYours, identified
 from meltem.xds.batches import Batches
 from meltem.xds.connection import ClientGone, Connection, ConnectionLimits, TooSlow
 from meltem.xds.metrics import XdsMetrics
@@ -169,9 +169,8 @@ class DiscoveryServer:
         request, with_node = parse_delta(message)
         if with_node is None:
             raise UserError("the first request names no node")
-        proxy = proxy_of(with_node.node, delta=True)
+        proxy = identified(proxy_of(with_node.node, delta=True), caller)
         del message, with_node
-        check_claim(proxy, caller)
         if request.type_url in REPORT_TYPES:
             await self._report(proxy, caller, request.error)
             return
@@ -203,9 +202,8 @@ class DiscoveryServer:
             return
         if with_node is None:
             raise UserError("the first request names no node")
-        proxy = proxy_of(with_node.node, delta=False)
+        proxy = identified(proxy_of(with_node.node, delta=False), caller)
         del message, with_node
-        check_claim(proxy, caller)
         if request.type_url in REPORT_TYPES:
             await self._report(proxy, caller, request.error)
             return
