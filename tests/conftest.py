@@ -13,6 +13,8 @@ from pathlib import Path
 
 import hypothesis
 import pytest
+from sides import Diary, Sides, step_back
+from xdist.workermanage import WorkerController
 
 ROOT = Path(__file__).resolve().parent.parent
 _COULD_BE_INSTALLED = re.compile(r"not installed|not found|MELTEM_KUBE_BIN|programs are missing")
@@ -39,13 +41,53 @@ def in_ci() -> bool:
     return os.environ.get("CI", "") not in ("", "0", "false")
 
 
-_FIGURES = pytest.StashKey[list[str]]()
+_FIGURES, _TOLD = pytest.StashKey[list[str]](), "figures"
 
 
 @pytest.fixture
 def figure(request: pytest.FixtureRequest) -> Callable[[str], None]:
     """Tells a measured figure in the summary, whether tests passed or not."""
     return request.config.stash.setdefault(_FIGURES, []).append
+
+
+def _two_sides(config: pytest.Config) -> bool:
+    """Whether this is a whole run (see `sides`), in the process that gives tests away."""
+    return config.getoption("dist", "no") == "loadscope"
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Sides | None:
+    """None leaves it to xdist."""
+    return Sides(config) if _two_sides(config) else None
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_configure_node(node: WorkerController) -> None:
+    node.workerinput["sides"] = _two_sides(node.config)
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    reporter = session.config.pluginmanager.get_plugin("terminalreporter")
+    if _two_sides(session.config) and reporter is not None:
+        session.config.pluginmanager.register(Diary(reporter))
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> None:
+    if getattr(item.config, "workerinput", {}).get("sides"):
+        step_back(item.nodeid)
+
+
+def pytest_sessionfinish(session: pytest.Session) -> None:
+    """Figures go to the process that tells them."""
+    told: dict[str, list[str]] = getattr(session.config, "workeroutput", {})
+    told[_TOLD] = session.config.stash.get(_FIGURES, [])
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_testnodedown(node: WorkerController) -> None:
+    told: dict[str, list[str]] = getattr(node, "workeroutput", {})
+    node.config.stash.setdefault(_FIGURES, []).extend(told.get(_TOLD, []))
 
 
 def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
