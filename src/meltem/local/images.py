@@ -82,17 +82,16 @@ def load_table(home: Path | None = None, *, places: Mapping[str, str] | None = N
     file and entry for what cannot be used.
     """
     filling = _Filling(places or placeholders())
+    files = table_files(home)
+    there = [f for f in files if f.exists() or home is None or f != home / "images.yaml"]
+    return ImageTable(tuple(entry for file in there for entry in _read(file, filling)), str(files[0]))
+
+
+def table_files(home: Path | None = None) -> list[Path]:
+    """The files of the table, first to be asked first; a cluster's own need not be there."""
     named = os.environ.get("MELTEM_IMAGES", "")
-    own = Path(named) if named else (home / "images.yaml" if home else None)
-    files = [Path(named)] if named else []
-    if home is not None and (home / "images.yaml").exists():
-        files.append(home / "images.yaml")
-    entries: list[Image] = []
-    for file in files:
-        entries += _read(file, filling)
-    package = Path(__file__).with_name("images.yaml")
-    entries += _read(package, filling)
-    return ImageTable(tuple(entries), str(own or package))
+    own = [Path(named)] if named else []
+    return [*own, *([home / "images.yaml"] if home is not None else []), Path(__file__).with_name("images.yaml")]
 
 
 def samples_directory() -> Path:

@@ -9,6 +9,7 @@ import pytest
 
 from meltem.errors import UserError
 from meltem.local.images import Image, NoImage, load_table
+from meltem.local.node.node import CachedImages
 
 
 def found(image: str, home: Path | None = None) -> Image:
@@ -45,6 +46,19 @@ def test_the_users_file_is_asked_first(tmp_path: Path) -> None:
     assert mine.command == (sys.executable, "mine.py")
     assert mine.user == "1000"
     assert found("busybox:1.36", tmp_path).args == ("sh",), "a pattern with a tag fits that tag only"
+
+
+def test_what_is_added_counts_at_once_and_a_broken_file_leaves_what_was(tmp_path: Path) -> None:
+    table = CachedImages(tmp_path)
+    assert isinstance(table().find("thing"), NoImage)
+    own = tmp_path / "images.yaml"
+    own.write_text("images: [{match: [thing], command: [x]}]")
+    added = table().find("thing")
+    assert isinstance(added, Image) and added.command == ("x",)
+    own.write_text("images: nothing")
+    assert table().find("thing") == added
+    own.unlink()
+    assert isinstance(table().find("thing"), NoImage)
 
 
 def test_an_image_may_bring_files_along(tmp_path: Path) -> None:

@@ -27,7 +27,7 @@ from meltem.kube.reflector import Reflector
 from meltem.kube.resource_types import CONFIG_MAPS, PODS, SECRETS, SERVICES
 from meltem.kube.store import Store
 from meltem.local.config import NODE_NAME, ClusterConfig
-from meltem.local.images import ImageTable, load_table
+from meltem.local.images import ImageTable, load_table, table_files
 from meltem.local.node import cgroups, host, network_setup, records
 from meltem.local.node.actions import Actions
 from meltem.local.node.addresses import AddressPool
@@ -79,17 +79,17 @@ class KeptRuntime:
 
 
 class CachedImages:
-    """The image table, read again when one of its files changed."""
+    """The image table, read again when one of its files changed: what a person adds counts for the next container."""
 
     def __init__(self, home: Path) -> None:
         self._home = home
         self._table: ImageTable | None = None
-        self._looked = 0.0
+        self._stamps: list[int] = []
 
     def __call__(self) -> ImageTable:
-        now = time.monotonic()
-        if self._table is None or now - self._looked > 2.0:
-            self._looked = now
+        stamps = [modified(file) for file in table_files(self._home)]
+        if self._table is None or stamps != self._stamps:
+            self._stamps = stamps
             try:
                 self._table = load_table(self._home)
             except Exception as error:
@@ -97,6 +97,14 @@ class CachedImages:
                     raise
                 log.warning("the image table cannot be used; the last good one stays", error=str(error))
         return self._table
+
+
+def modified(file: Path) -> int:
+    """When a file was changed, in nanoseconds; 0 where there is none."""
+    try:
+        return file.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def node_kubeconfig(config: ClusterConfig, *, patience: float = _SERVER_PATIENCE) -> KubeConfig:
