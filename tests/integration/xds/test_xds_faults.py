@@ -7,7 +7,17 @@ from collections.abc import Callable
 
 import grpc
 import pytest
-from xds_rig import HandFed, Served, eventually, free_port, host, listener, route_configuration, static_cluster
+from xds_rig import (
+    HandFed,
+    Served,
+    eventually,
+    free_port,
+    host,
+    listener,
+    route_configuration,
+    static_cluster,
+    virtual_host,
+)
 
 from meltem import envoyapi as api
 from meltem.xds import status
@@ -57,6 +67,39 @@ async def test_a_restarted_server_sends_only_what_changed_meanwhile(
                 assert _sent(again, unchanged) == 0
             else:
                 assert statuses[unchanged].sent_nonce == ""
+    finally:
+        await again.stop()
+
+
+@pytest.mark.envoy
+async def test_a_newer_server_may_call_virtual_hosts_by_other_names(
+    served: Served, start_envoy: Callable[..., object]
+) -> None:
+    """As after an upgrade of istiod in place: one domain under two names would be refused, and changes after it."""
+    port = free_port()
+    around = (
+        static_cluster("c1", 1),
+        listener("l1", port, "80"),
+        route_configuration("80", host("any", "*", "nobody")),
+    )
+    served.engine.put(*around, virtual_host("80", "a.test", "a"), virtual_host("80", "b.test", "b"))
+    envoy = await start_envoy(served.port)
+
+    async def say(**wanted: str) -> bool:
+        return {n: (await envoy.get(port, f"{n}.test"))[1] for n in wanted} == wanted
+
+    await eventually(lambda: say(a="a", b="b", c="nobody"))
+    await served.stop()
+
+    engine = HandFed()
+    names = {n: f"{n}-by-another-name" for n in "ab"}
+    engine.put(*around, *(virtual_host("80", f"{n}.test", f"{n} of the newer", name) for n, name in names.items()))
+    again = Served(engine, served.port)
+    await again.start()
+    try:
+        await eventually(lambda: say(a="a of the newer", b="b of the newer", c="nobody"))
+        engine.put(virtual_host("80", "a.test", "a, edited", names["a"]))
+        await eventually(lambda: say(a="a, edited", b="b of the newer"))
     finally:
         await again.stop()
 

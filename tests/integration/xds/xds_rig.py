@@ -235,8 +235,10 @@ def route_configuration(name: str, *hosts: api.route_components.VirtualHost, vhd
     return api.resource(api.ROUTE, name, made)
 
 
-def virtual_host(route: str, domain: str, answer: str) -> api.Resource:
-    return api.resource(api.VIRTUAL_HOST, f"{route}/{domain}", host(f"{route}/{domain}", domain, answer))
+def virtual_host(route: str, domain: str, answer: str, name: str = "") -> api.Resource:
+    """`name`: where it is not the domain."""
+    whole = f"{route}/{name or domain}"
+    return api.resource(api.VIRTUAL_HOST, whole, host(whole, domain, answer))
 
 
 def host(name: str, domain: str, answer: str) -> api.route_components.VirtualHost:
