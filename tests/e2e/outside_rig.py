@@ -79,7 +79,7 @@ class Caller:
             assert {k: found.get(k) for k in wanted} == wanted, seen
             return seen
 
-        return eventually(check, 40)
+        return eventually(check)
 
     def proxy(self, path: str) -> str:
         """The admin interface of the caller's sidecar."""
@@ -108,4 +108,4 @@ def logged(lines: Callable[[], list[str]], *parts: str) -> str:
         assert found, f"no line with {parts}: {lines()[-10:]}"
         return found[-1]
 
-    return eventually(check, 30)
+    return eventually(check)

@@ -65,7 +65,7 @@ def type_page(mesh: Mesh, file: Path, directory: Path) -> None:
             lacking = missing_line(block.expected, done.stdout)
             assert not lacking, f"{where}: no line {lacking!r} in:\n{done.stdout}{done.stderr}"
 
-        eventually(typed, 40)
+        eventually(typed)
         assignments += _ASSIGNMENT.findall(block.commands)
 
 

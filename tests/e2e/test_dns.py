@@ -152,7 +152,7 @@ def test_hosts_of_service_entries_resolve_though_no_dns_knows_them(
     with applied(mesh, entry("addressed", spec), ns):
         curl.until("http://address.internal/", status="200", host="address.internal")
         assert resolved(mesh, ns, "address.internal") == ["198.51.100.2"]
-    eventually(lambda: _equal(resolved(mesh, ns, "address.internal"), []), 30)
+    eventually(lambda: _equal(resolved(mesh, ns, "address.internal"), []))
 
 
 def test_hosts_without_addresses_get_their_own_so_that_tcp_can_be_told_apart(
@@ -174,7 +174,7 @@ def test_hosts_without_addresses_get_their_own_so_that_tcp_can_be_told_apart(
         for name, address, where in (("one", away.address, "MESH_EXTERNAL"), ("two", echo, "MESH_INTERNAL"))
     )
     with applied(mesh, text, ns):
-        eventually(lambda: _equal(said(mesh, ns, "one.internal"), "outside ahoy\n"), 40)
+        eventually(lambda: _equal(said(mesh, ns, "one.internal"), "outside ahoy\n"))
         assert said(mesh, ns, "two.internal").strip() == "hello ahoy"
         given = [resolved(mesh, ns, f"{name}.internal") for name in ("one", "two")]
         assert given[0] != given[1]

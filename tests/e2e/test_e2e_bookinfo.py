@@ -76,4 +76,4 @@ def test_every_proxy_is_in_sync(mesh: Mesh) -> None:
         assert "istio-ingressgateway" in table
         assert "STALE" not in table
 
-    eventually(synced, 20)
+    eventually(synced)

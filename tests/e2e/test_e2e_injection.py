@@ -102,7 +102,7 @@ spec:
         for name, image in sleeping.items()
     ]
     mesh.create("---".join(pods), ns)
-    mesh.kubectl("wait", "-n", ns, "--for=condition=Ready", "pod", "--all", "--timeout=60s")
+    mesh.kubectl("wait", "-n", ns, "--for=condition=Ready", "pod", "--all", "--timeout=120s")
 
 
 def test_with_a_native_sidecar_an_eager_application_does_not_lose_its_first_request(
@@ -125,4 +125,4 @@ spec:
 """,
         ns,
     )
-    mesh.kubectl("wait", "-n", ns, "--for=condition=Complete", "job/eager", "--timeout=60s")
+    mesh.kubectl("wait", "-n", ns, "--for=condition=Complete", "job/eager", "--timeout=120s")

@@ -108,7 +108,7 @@ def test_injection_by_hand(mesh: Mesh, new_namespace: NewNamespace, tmp_path: Pa
         "-f FILE": f"istioctl kube-inject -f {file} | kubectl apply -n {ns} -f -",
         "-f FILE -o FILE": f"istioctl kube-inject -f {file} -o {out} && kubectl apply -n {ns} -f {out}",
         "kubectl get | kube-inject | kubectl apply": f"kubectl apply -n {ns} -f {file} && "
-        f"kubectl rollout status -n {ns} deploy/by-hand --timeout=60s && kubectl get -n {ns} deployment -o yaml | "
+        f"kubectl rollout status -n {ns} deploy/by-hand --timeout=120s && kubectl get -n {ns} deployment -o yaml | "
         "istioctl kube-inject -f - | kubectl apply -f -",
     }
     done = mesh.run(["bash", "-euo", "pipefail", "-c", commands[form]])

@@ -64,7 +64,7 @@ def test_http_1_1_goes_with_the_caller_s_identity(curl: Callable[..., str]) -> N
     def told() -> None:
         assert "By=spiffe://cluster.local/ns/protocols/sa/httpbin" in curl("http://httpbin:8000/headers")
 
-    eventually(told, 30)
+    eventually(told)
 
 
 def test_http_2_without_tls(curl: Callable[..., str]) -> None:
@@ -154,11 +154,11 @@ spec: {outboundTrafficPolicy: {mode: REGISTRY_ONLY}}
             ]
             assert "outside" not in mesh.run(command).stdout
 
-        eventually(refused, 30)
+        eventually(refused)
         assert "200" in curl("-o", "/dev/null", "-w", "%{http_code}", "http://httpbin:8000/status/200")
     finally:
         mesh.kubectl("delete", "sidecar", "default", "-n", ns)
-    eventually(lambda: _equal(curl(outside), "outside"), 30)
+    eventually(lambda: _equal(curl(outside), "outside"))
 
 
 def _equal(found: str, wanted: str) -> None:

@@ -55,7 +55,7 @@ def test_proxies_are_started_with_what_proxy_configs_say(mesh: Mesh, new_namespa
             def started() -> None:
                 mesh.kubectl("delete", "pod", name, "-n", namespace, "--ignore-not-found", "--grace-period=0")
                 pod(mesh, namespace, name, annotation)
-                mesh.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "-n", namespace, "--timeout=60s")
+                mesh.kubectl("wait", "--for=condition=Ready", f"pod/{name}", "-n", namespace, "--timeout=120s")
                 assert seen(namespace, name) == (variables, workers)
 
             eventually(started)

@@ -56,7 +56,7 @@ def test_what_the_mesh_does_not_know_is_let_out_and_learns_nothing_of_it(curl: C
     assert curl.until("https://httpbin.org/", "-k", status="200").told["sni"] == "httpbin.org"
     assert "allow_any" in curl.logged("PassthroughCluster", "GET /anything")
     assert "- - -" in curl.logged("PassthroughCluster", ":443")
-    eventually(lambda: _any(requests_to(curl, "PassthroughCluster")), 30)
+    eventually(lambda: _any(requests_to(curl, "PassthroughCluster")))
 
 
 def test_a_connection_is_one_line_in_the_access_log(curl: Caller, away: Outside) -> None:
@@ -75,7 +75,7 @@ def test_registry_only_by_a_sidecar_resource_refuses_what_no_service_entry_names
         assert curl.until("https://httpbin.org/", "-k", status="000").error
         assert "block_all" in curl.logged("GET /refused", " 502 ")
         assert curl.logged("BlackHoleCluster", ":443")
-        eventually(lambda: _any(requests_to(curl, "BlackHoleCluster")), 30)
+        eventually(lambda: _any(requests_to(curl, "BlackHoleCluster")))
         curl.until("http://httpbin:8000/status/200", status="200")
         with applied(
             mesh, entry("httpbin-ext", f"{CNN.replace('edition.cnn.com', 'httpbin.org')}  resolution: DNS"), ns
@@ -138,7 +138,7 @@ def test_an_entry_inside_the_mesh_selects_pods(mesh: Mesh, curl: Caller, away: O
             headers = curl.ask("http://www.google.com/headers").told.get("headers", {})
             assert f"ns/{ns}/sa/curl" in str(headers), headers
 
-        eventually(told, 40)
+        eventually(told)
 
 
 @pytest.mark.both_homes

@@ -158,7 +158,7 @@ def test_what_envoy_refuses_is_left_out_and_told_and_no_request_is_lost(mesh: Me
         load.wait_for(50)
         mesh.create(FILTER + GOOD.replace("WORD", "one"))
         mesh.istioctl("x", "wait", "--for=distribution", "envoyfilter", "tried.default")
-        mesh.kubectl("wait", "--for=condition=Reconciled", "envoyfilter/tried", "--timeout=60s")
+        mesh.kubectl("wait", "--for=condition=Reconciled", "envoyfilter/tried", "--timeout=120s")
         # The pod before the restart may still be there, and counts as long.
         assert re.fullmatch(r"(\d)/\1 proxies up to date\.", _condition(mesh, _generation(mesh))["message"])
         eventually(lambda: _answers_with(mesh, "one"))
@@ -186,9 +186,9 @@ def test_one_bad_filter_costs_no_other_filter(mesh: Mesh) -> None:
         mesh.create(other)
         try:
             eventually(lambda: _answers_with(mesh, "two"))
-            mesh.kubectl("wait", "--for=condition=Reconciled", "envoyfilter/tried", "--timeout=60s")
+            mesh.kubectl("wait", "--for=condition=Reconciled", "envoyfilter/tried", "--timeout=120s")
             refused = mesh.run(
-                ["kubectl", "wait", "--for=condition=Reconciled=false", "envoyfilter/other", "--timeout=60s"]
+                ["kubectl", "wait", "--for=condition=Reconciled=false", "envoyfilter/other", "--timeout=120s"]
             )
             assert refused.returncode == 0, refused.stderr
         finally:

@@ -226,7 +226,7 @@ def container_of(pod: Any, name: str) -> Any:
 
 
 def test_a_job_with_a_native_sidecar_ends_and_its_init_container_speaks_mutual_tls(mesh: Mesh, pods: Pods) -> None:
-    mesh.kubectl("wait", "-n", pods.namespace, "--for=condition=Complete", "job/native", "--timeout=60s")
+    mesh.kubectl("wait", "-n", pods.namespace, "--for=condition=Complete", "job/native", "--timeout=120s")
     for container, said in (("first", "Listening on 8001: foo"), ("work", "Listening on 8001: bar")):
         assert said in mesh.kubectl("logs", "-n", pods.namespace, "job/native", "-c", container)
     assert pods.ask("stranger", "http://server:8001/foo") == "refused", "the server takes nothing but mutual TLS"
@@ -362,7 +362,7 @@ def test_templates_of_ones_own_and_selectors_by_label(mesh: Mesh, pods: Pods, ne
 
         eventually(by_default)
         mesh.create(STRANGER.replace("stranger", "custom").replace('"false"', '"true", team: sails'), pods.namespace)
-    mesh.kubectl("wait", "-n", pods.namespace, "--for=condition=Ready", "pod/custom", "--timeout=60s")
+    mesh.kubectl("wait", "-n", pods.namespace, "--for=condition=Ready", "pod/custom", "--timeout=120s")
     eventually(lambda: _answers(pods, "custom"))
 
 
@@ -420,7 +420,7 @@ def test_without_istiod_no_pod_of_the_mesh_is_made_and_the_message_says_who_is_m
 
     mesh.kubectl("scale", "deploy/istiod", "-n", "istio-system", "--replicas=0")
     try:
-        mesh.kubectl("wait", "-n", "istio-system", "--for=delete", "pod", "-l", "app=istiod", "--timeout=60s")
+        mesh.kubectl("wait", "-n", "istio-system", "--for=delete", "pod", "-l", "app=istiod", "--timeout=120s")
         text = STRANGER.replace("stranger", "tried").replace('"false"', '"true"')
         refused = mesh.run(["kubectl", "create", "-n", ns, "-f", "-"], stdin=text)
         assert refused.returncode and "namespace.sidecar-injector.istio.io" in refused.stderr, refused.stderr

@@ -85,7 +85,7 @@ def only(served: Callable[..., Counter[str]], *places: str) -> None:
         found = served()
         assert set(found) == set(places) and found.total() == 12, found
 
-    eventually(check, 40)
+    eventually(check)
 
 
 def gone(mesh: Mesh, ns: str, *places: str) -> None:
@@ -157,7 +157,7 @@ def test_shares(mesh: Mesh, ns: str, served: Callable[..., Counter[str]]) -> Non
             assert found[HERE] > found[NEXT_ZONE] > found[NEXT_REGION] > 0, found
             assert 55 <= found[HERE] <= 85, found
 
-        eventually(check, 40)
+        eventually(check)
 
 
 @pytest.mark.both_homes
@@ -204,4 +204,4 @@ spec:
             said = mesh.execute("deploy/curl", "sh", "-c", loop, namespace=ns, container="curl")
             assert Counter(SERVED.findall(said)) == {FAR: 12}, said
 
-        eventually(check, 40)
+        eventually(check)

@@ -73,7 +73,7 @@ class Callers:
         def check() -> None:
             assert {call: self.ask(*call) for call in wanted} == wanted
 
-        eventually(check, 40)
+        eventually(check)
 
     def line(self, who: str) -> str:
         """What tcp-echo answers to `ahoy`; nothing where it does not take the connection."""
@@ -87,7 +87,7 @@ class Callers:
         def check() -> None:
             assert {who: self.line(who) for who in wanted} == {w: "hello ahoy" * yes for w, yes in wanted.items()}
 
-        eventually(check, 40)
+        eventually(check)
 
     def token(self, **claims: object) -> tuple[str, str]:
         """curl's options for a request with a token."""

@@ -73,7 +73,7 @@ def until(check: Callable[[], bool], what: str) -> None:
     def once() -> None:
         assert check(), what
 
-    eventually(once, 40)
+    eventually(once)
 
 
 # --- what is imported ---
@@ -185,7 +185,7 @@ def test_what_comes_in_goes_to_a_unix_socket(mesh: Mesh, curl: Caller, ns: str) 
                 )
                 assert said == "from the socket"
 
-            eventually(told, 40)
+            eventually(told)
     finally:
         mesh.execute("deploy/httpbin", "sh", "-c", f"kill {number}", namespace=ns, container="httpbin")
     curl.until("http://httpbin:8000/status/200", status="200")
@@ -209,7 +209,7 @@ def test_connections_that_come_in_are_limited(mesh: Mesh, curl: Caller, ns: str,
             said = mesh.execute("deploy/curl", "sh", "-c", MANY, namespace=ns, container="curl").split()
             assert "200" in said and "503" in said, said
 
-        eventually(limited, 40)
+        eventually(limited)
     curl.until("http://httpbin:8000/status/200", status="200")
 
 
@@ -277,7 +277,7 @@ def test_an_application_asks_at_a_unix_socket(mesh: Mesh, ns: str) -> None:
             said = mesh.python("deploy/httpbin", UNIX_CLIENT, host, namespace=ns, container="httpbin")
             assert "200 OK" in said and "Hello version" in said, said
 
-        eventually(answered, 40)
+        eventually(answered)
 
 
 def test_what_nobody_knows_goes_through_the_egress_proxy(mesh: Mesh, curl: Caller, ns: str) -> None:

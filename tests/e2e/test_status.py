@@ -56,10 +56,10 @@ def _pushes(mesh: Mesh) -> dict[str, int]:
 def test_every_kind_says_which_proxies_have_it_and_one_can_wait_for_that(mesh: Mesh) -> None:
     try:
         mesh.create(ROUTE.format(host="ratings", word="one"))
-        said = mesh.istioctl("x", "wait", "--for=distribution", "virtualservice", "told.default", "--timeout=60s")
+        said = mesh.istioctl("x", "wait", "--for=distribution", "virtualservice", "told.default", "--timeout=120s")
         assert "Resource virtualservice/default/told present on" in said
         waits = [f"{kind}/told" for kind in ("virtualservice", "destinationrule", "sidecar", "peerauthentication")]
-        mesh.kubectl("wait", "--for=condition=Reconciled", *waits, "--timeout=60s")
+        mesh.kubectl("wait", "--for=condition=Reconciled", *waits, "--timeout=120s")
         eventually(lambda: _says(mesh, "sidecar", "Accepted", "1/1 proxies up to date."))
         eventually(lambda: _says(mesh, "peerauthentication", "Accepted", "1/1 proxies up to date."))
         answer = mesh.execute("deploy/reviews-v2", "curl", "-si", "http://ratings:9080/health", container="reviews")
@@ -78,7 +78,7 @@ def test_every_kind_says_which_proxies_have_it_and_one_can_wait_for_that(mesh: M
         assert done.returncode == 1
         assert "HostNotFound" in done.stderr
         mesh.create(ROUTE.format(host="ratings", word="three"))
-        mesh.kubectl("wait", "--for=condition=Reconciled", "virtualservice/told", "--timeout=60s")
+        mesh.kubectl("wait", "--for=condition=Reconciled", "virtualservice/told", "--timeout=120s")
         answer = mesh.execute("deploy/reviews-v2", "curl", "-si", "http://ratings:9080/health", container="reviews")
         assert "x-told: three" in answer
     finally:

@@ -49,7 +49,7 @@ spec: {{selector: {{{selector}}}, ports: [{{name: http, port: 80, targetPort: 80
         answers = traffic.ask(*({"url": f"http://{host}/"} for host in policies))
         assert {a.status for (a,) in answers} == {200}, answers
 
-    eventually(known, 40)
+    eventually(known)
 
 
 def _ports(traffic: Traffic, *hosts: str) -> list[list[int]]:
@@ -103,7 +103,7 @@ def test_the_original_address_is_called_where_the_rule_passes_it_through(traffic
         service = traffic.mesh.json("get", "service", host, "-n", traffic.namespace)
         assert f'"{service["spec"]["clusterIP"]}:80" outbound|80||{host}.' in log, log
 
-    eventually(passed, 40)
+    eventually(passed)
 
 
 # --- endpoints that come and go ---

@@ -165,7 +165,7 @@ spec:
         answers = traffic.ask({"url": f"http://{host}/", "count": 12, "headers": headers}, client="red")[0]
         assert len({a.version for a in answers}) == 1
 
-    eventually(kept, 30)
+    eventually(kept)
     assert len(traffic.versions(f"http://{host}/", 24, headers=headers)) > 1
 
 
@@ -181,7 +181,7 @@ def test_proxies_speak_http_2_where_the_rule_upgrades_and_the_application_its_ow
         log = traffic.mesh.kubectl("logs", "deploy/echo-v1", "-c", "istio-proxy", "-n", traffic.namespace, "--tail=100")
         assert log.count('"GET /as-http2 HTTP/2"') == 3
 
-    eventually(logged, 30)
+    eventually(logged)
 
 
 def test_the_application_is_asked_in_the_version_of_http_that_the_caller_speaks(traffic: Traffic) -> None:
@@ -205,7 +205,7 @@ def test_the_application_is_asked_in_the_version_of_http_that_the_caller_speaks(
             ("2", "HTTP/1.1", "as-named"), ("2", "HTTP/2", "as-asked"),
         ]  # fmt: skip
 
-    eventually(logged, 30)
+    eventually(logged)
 
 
 # --- TLS and what comes before it ---
@@ -305,7 +305,7 @@ def test_the_proxy_speaks_tls_to_servers_outside_the_mesh(traffic: Traffic) -> N
             assert answer.status == 200, answer
             return answer
 
-        return eventually(asked, 40)
+        return eventually(asked)
 
     simple, unverified = answered("simple"), answered("unverified")
     look = (
@@ -321,7 +321,7 @@ def test_the_proxy_speaks_tls_to_servers_outside_the_mesh(traffic: Traffic) -> N
     def refused() -> None:
         assert traffic.mesh.kubectl(*look) == "SecretNotAllowed"
 
-    eventually(refused, 40)  # the key of the client's certificate is not for everybody
+    eventually(refused)  # the key of the client's certificate is not for everybody
     assert traffic.one("http://mutual/").status == 503
     traffic.mesh.create(may_read_secrets(traffic.namespace), traffic.namespace)
     mutual = answered("mutual")
@@ -350,7 +350,7 @@ def test_the_client_s_address_goes_ahead_where_the_rule_says_so(traffic: Traffic
         assert line[:2] == ["PROXY", "TCP4"], line
         assert ip_address(line[2]) == ip_address(pod)
 
-    eventually(ahead, 30)
+    eventually(ahead)
 
 
 @pytest.mark.usefixtures("plain")
@@ -391,7 +391,7 @@ spec:
             assert {(a.version, a.body["sni"]) for a in answers if a.status} == {(version, name)}, answers
             assert {a.status for a in answers} == {200}
 
-    eventually(told, 40)
+    eventually(told)
 
 
 @pytest.mark.usefixtures("plain")
@@ -430,7 +430,7 @@ spec:
     def through() -> None:
         assert traffic.lines("far:9000", 3) == {"v1": 3}
 
-    eventually(through, 30)
+    eventually(through)
     plain = traffic.mesh.pods(traffic.namespace, "app=plain,version=v1")[0]["status"]["podIP"]
     counted = traffic.one(f"http://{plain}:8080/_seen").body
     assert counted["CONNECT far.example.com:9000"] >= 3

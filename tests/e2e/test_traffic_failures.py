@@ -158,9 +158,9 @@ spec:
     traffic.mesh.create(text, traffic.namespace)
     traffic.mesh.rolled_out("placed", namespace=traffic.namespace)
     try:
-        eventually(lambda: _equal(statuses("stays"), Counter({503: 10})), 40)
+        eventually(lambda: _equal(statuses("stays"), Counter({503: 10})))
         assert traffic.seen("stays")["v2"] == 0
-        eventually(lambda: _equal(statuses("leaves"), Counter({200: 10})), 40)
+        eventually(lambda: _equal(statuses("leaves"), Counter({200: 10})))
     finally:
         traffic.mesh.kubectl("delete", "deployment", "placed", "-n", traffic.namespace, "--wait=false")
 
@@ -240,7 +240,7 @@ def test_a_full_connection_pool_refuses_at_once(traffic: Traffic) -> None:
         lines = [line for line in log.splitlines() if '"GET /full' in line and " 503 UO " in line]
         assert len(lines) == len(refused)
 
-    eventually(logged, 30)
+    eventually(logged)
     relaxed = traffic.ask({**want, "parallel": 1, "count": 3})[0]
     assert {a.status for a in relaxed} == {200}
 
@@ -282,9 +282,9 @@ def test_what_counts_as_a_failure_and_how_long_it_is_held_against_an_endpoint(tr
     assert ask("gateway-errors", "status=500") == {500: 20, 200: 40}, "a 500 is the application's"
     assert ask("gateway-errors", "status=503") == {503: 3, 200: 57}
     assert ask("forgiven", "status=500")[500] == 3
-    eventually(lambda: _at_least(ask("forgiven", "status=500", 12)[500], 1), 40)
+    eventually(lambda: _at_least(ask("forgiven", "status=500", 12)[500], 1))
     assert ask("panicking", "status=500", 6)[500] >= 1
-    eventually(lambda: _at_least(ask("panicking", "status=500")[500], 15), 40)
+    eventually(lambda: _at_least(ask("panicking", "status=500")[500], 15))
 
 
 def _at_least(found: int, wanted: int) -> None:
@@ -340,7 +340,7 @@ spec:
         assert found[503] == 2, found
         return found
 
-    assert eventually(first, 40) == {503: 2, 200: 18}
+    assert eventually(first) == {503: 2, 200: 18}
     assert Counter(a.status for a in traffic.ask(want)[0]) == {200: 20}
 
 
@@ -357,7 +357,7 @@ def test_the_sample_that_sends_load_counts_what_is_refused(traffic: Traffic) -> 
             "deploy/fortio-deploy", "/usr/bin/fortio", *words, namespace=traffic.namespace, container="fortio"
         )
 
-    eventually(lambda: _holds(load(1), "Code 200 : 30 (100.0 %)"), 40)
+    eventually(lambda: _holds(load(1), "Code 200 : 30 (100.0 %)"))
     assert "Code 503 : " in load(6)
 
 

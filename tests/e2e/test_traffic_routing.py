@@ -80,7 +80,7 @@ def test_a_request_goes_where_its_sender_and_its_address_send_it(traffic: Traffi
 
     assert asked("client") == ["v2", "v1", "v1", "v2", "v1", "v1"]
     assert asked("red") == ["v2", "v2", "v1", "v2", "v1", "v1"]
-    eventually(lambda: _same(asked("client", traffic.other), ["v2", "v1", "v2", "v2", "v1", "v1"]), 30)
+    eventually(lambda: _same(asked("client", traffic.other), ["v2", "v1", "v2", "v2", "v1", "v1"]))
 
 
 def _same(found: object, wanted: object) -> None:
@@ -256,7 +256,7 @@ spec:
         traffic.namespace,
     )
     url = f"http://{host}.{traffic.namespace}/"
-    eventually(lambda: _same(traffic.one(url).status, 299), 30)  # it comes before the older one that is for all
+    eventually(lambda: _same(traffic.one(url).status, 299))  # it comes before the older one that is for all
     assert traffic.one(url, namespace=traffic.other).version == "v1"
 
 
@@ -278,7 +278,7 @@ spec:
 """,
         traffic.other,
     )
-    eventually(lambda: _same(traffic.one(f"http://{host}/", namespace=traffic.other).status, 298), 30)
+    eventually(lambda: _same(traffic.one(f"http://{host}/", namespace=traffic.other).status, 298))
     far = traffic.one(f"http://{host}.{traffic.namespace}/", namespace=traffic.other)
     assert (far.version, traffic.one(f"http://{host}/").version) == ("v1", "v1")
 
@@ -299,11 +299,11 @@ spec:
         traffic.namespace,
     )
     try:
-        eventually(lambda: _same(traffic.one("http://wide/").status, 297), 30)
+        eventually(lambda: _same(traffic.one("http://wide/").status, 297))
         assert traffic.one(f"http://{host}/").version == "v1"
     finally:
         traffic.mesh.kubectl("delete", "virtualservice", "all-of-us", "-n", traffic.namespace)
-    eventually(lambda: _same(traffic.one("http://wide/").status, 200), 30)
+    eventually(lambda: _same(traffic.one("http://wide/").status, 200))
 
 
 def test_a_rule_may_hold_in_the_mesh_and_at_a_gateway_which_puts_several_together(traffic: Traffic) -> None:
@@ -365,8 +365,8 @@ spec:
 """,
         traffic.namespace,
     )
-    eventually(lambda: _same(set(traffic.lines("wired:9000", 30, client="red")), {"v3"}), 30)
-    eventually(lambda: _same(set(traffic.lines("wired:9000", 40)), {"v1", "v2"}), 30)
+    eventually(lambda: _same(set(traffic.lines("wired:9000", 30, client="red")), {"v3"}))
+    eventually(lambda: _same(set(traffic.lines("wired:9000", 40)), {"v1", "v2"}))
     seen = traffic.lines("wired:9000", 200)
     assert within(seen["v2"], 200, 0.2), seen
     assert seen["v1"] + seen["v2"] == 200

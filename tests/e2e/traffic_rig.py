@@ -191,7 +191,7 @@ spec:
             assert check(found), found
             return found
 
-        return eventually(look, 30)
+        return eventually(look)
 
 
 def deployment(name: str, app: str, version: str, *, team: str = "blue", annotations: str = "{}") -> str:
