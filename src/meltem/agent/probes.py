@@ -14,7 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from meltem.agent import grpc_check
+from meltem import grpc_health
 from meltem.agent.http1 import HttpError, Response, fetch
 from meltem.errors import UserError
 from meltem.objects import Json, JsonObject, at, int_at, object_at, objects_at, str_at
@@ -101,7 +101,7 @@ async def run(probe: Probe, address: str, request_headers: Mapping[str, str]) ->
         if probe.kind == "grpc":
             return await _grpc(probe, address, source)
         return await _http(probe, address, source, request_headers)
-    except (HttpError, OSError, TimeoutError) as error:
+    except (HttpError, OSError, TimeoutError, ValueError) as error:
         return Response(500, f"{SILENT}: {error}".encode())
 
 
@@ -146,5 +146,8 @@ def _same_host(location: str, address: str, port: int) -> str | None:
 
 async def _grpc(probe: Probe, address: str, source: str) -> Response:
     async with asyncio.timeout(probe.timeout):
-        reason = await grpc_check.check(address, probe.port, probe.service, source=source)
-    return Response(500, f"{SILENT}: {reason}".encode()) if reason else Response(200)
+        status = await grpc_health.check(address, probe.port, probe.service, agent="kube-probe/istio", source=source)
+    if status == grpc_health.SERVING:
+        return Response(200)
+    why = f"the service is {status}" if status else "there is no grpc.health.v1.Health here, or no such service"
+    return Response(500, f"{SILENT}: {why}".encode())

@@ -19,7 +19,7 @@ GroupKey = tuple[Group, str, str]
 """group, type URL, resource name"""
 
 
-class Held(msgspec.Struct, frozen=True):
+class Waiting(msgspec.Struct, frozen=True):
     """A resource whose successor is not settled yet: what stands already under its name goes on to stand, and this
     takes its place only where nothing does."""
 
@@ -110,15 +110,15 @@ class Bundles:
         """Take this collection's resources in."""
         self._graph.on_commit(resources, self._note)
 
-    def add_settling(self, resources: Collection[GroupKey, Resource | Held]) -> None:
+    def add_settling(self, resources: Collection[GroupKey, Resource | Waiting]) -> None:
         """Take in a collection some of whose resources may have to wait."""
         self._graph.on_commit(resources, self._note_settling)
 
-    def _note_settling(self, changes: Changes[GroupKey, Resource | Held]) -> None:
+    def _note_settling(self, changes: Changes[GroupKey, Resource | Waiting]) -> None:
         now: dict[GroupKey, Change[Resource]] = {}
         for key, change in changes.items():
             new = change.new
-            if isinstance(new, Held):
+            if isinstance(new, Waiting):
                 layer = self.layer(key[0], key[1])
                 if layer is not None and key[2] in layer.resources:
                     continue

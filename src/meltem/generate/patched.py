@@ -19,7 +19,7 @@ import msgspec
 from meltem.collections import Collection, Reader, TupleMemo
 from meltem.envoyapi import Resource
 from meltem.generate import patches as patching
-from meltem.generate.bundle import Group, GroupKey, Held
+from meltem.generate.bundle import Group, GroupKey, Waiting
 from meltem.generate.patch_matching import Where
 from meltem.view.gateway_servers import GatewayKey
 from meltem.view.patching import Owner, PatchSet, patch_set
@@ -88,7 +88,7 @@ class Patched:
         """By digest, everything whose trial counts at present, tried or not."""
         waiting: Collection[GroupKey, bool] = graph.derive("on trial", self.jobs, self._waiting)
         self._waiting_groups = graph.index("groups on trial", waiting, lambda k, _v: [k[0]])
-        self.settled: Collection[GroupKey, Resource | Held] = graph.derive("settled", self.jobs, self._settle)
+        self.settled: Collection[GroupKey, Resource | Waiting] = graph.derive("settled", self.jobs, self._settle)
 
     def on_trial(self, groups: Iterable[Group]) -> bool:
         """Whether something of these groups has not been tried yet."""
@@ -174,7 +174,7 @@ class Patched:
         found = self._counting(reader, key, job)
         return {key: True} if any(reader.get(self._inputs.trials, one.digest) is None for one in found) else {}
 
-    def _settle(self, reader: Reader, key: GroupKey, job: Job) -> Mapping[GroupKey, Resource | Held]:
+    def _settle(self, reader: Reader, key: GroupKey, job: Job) -> Mapping[GroupKey, Resource | Waiting]:
         if not self._guarded(reader) or not job.changed:
             return _at(key, job.results)
         job = self._in_force(reader, key, job)
@@ -183,7 +183,7 @@ class Patched:
         trial = reader.get(self._inputs.trials, job.digest)
         if trial is None:
             known = self._known(reader, job)
-            return {(key[0], r.type_url, r.name): Held(r) for r in known}
+            return {(key[0], r.type_url, r.name): Waiting(r) for r in known}
         return _at(key, job.before if trial.refused else job.results)
 
     def _known(self, reader: Reader, job: Job) -> tuple[Resource, ...]:
@@ -221,5 +221,5 @@ def _unpatched(_r: Reader, key: GroupKey, draft: Resource) -> Mapping[GroupKey, 
     return {(key[0].group, key[1], key[2]): draft} if isinstance(key[0], Unpatched) else {}
 
 
-def _at(key: GroupKey, resources: Iterable[Resource]) -> dict[GroupKey, Resource | Held]:
+def _at(key: GroupKey, resources: Iterable[Resource]) -> dict[GroupKey, Resource | Waiting]:
     return {(key[0], r.type_url, r.name): r for r in resources}

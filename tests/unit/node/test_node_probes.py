@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from meltem import grpc_health
 from meltem.clock import ManualClock
-from meltem.local.node import grpc_health
 from meltem.local.node.actions import Outcome, Target, port_number
 from meltem.local.node.probes import Prober
 from meltem.objects import JsonObject

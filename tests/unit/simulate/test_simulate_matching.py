@@ -190,13 +190,27 @@ def test_escaped_slashes_can_be_refused() -> None:
 
 @pytest.mark.parametrize(
     "expression",
-    ["/v[0-9]+/.*", "^(a|b)c?$", "[^/]+/x{2,3}", r"\d{3}-\w+", "(?i)abc", r"a\.b", ".*", r"[\w-]+@x\.y", "j(?:a|o)n"],
+    [
+        "/v[0-9]+/.*",
+        "^(a|b)c?$",
+        "[^/]+/x{2,3}",
+        r"\d{3}-\w+",
+        "(?i)abc",
+        r"a\.b",
+        ".*",
+        r"[\w-]+@x\.y",
+        "j(?:a|o)n",
+        "(?P<user>[[:alpha:]_]+?)/(?<id>[^\\D])",
+        r"\Q.*\E\x2d[]a-c]",
+        "(|a){0}b{2}",
+        r"[^\W-]\S\x{e9}",
+    ],
 )
 def test_an_example_of_an_expression_is_taken_by_it(expression: str) -> None:
     assert re2.fullmatch(expression, example(expression)) is not None
 
 
-@pytest.mark.parametrize("expression", ["(", r"\pN", "[a-z&&[b]]x(?=y)"])
+@pytest.mark.parametrize("expression", ["(", ")", "[a", "a\\", r"\pN", "[a-z&&[b]]x(?=y)", "a{1001}", "(" * 5000])
 def test_of_some_expressions_no_example_is_known(expression: str) -> None:
     with pytest.raises(UnknownExample):
         example(expression)

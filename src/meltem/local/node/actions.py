@@ -16,8 +16,8 @@ import msgspec
 from multidict import CIMultiDict
 from yarl import URL
 
+from meltem import grpc_health
 from meltem.local.config import url_host
-from meltem.local.node import grpc_health
 from meltem.local.node.runtime_client import RuntimeFailure
 from meltem.objects import Json, JsonObject, int_at, object_at, objects_at, str_at, strings_at
 
@@ -127,11 +127,9 @@ class Actions:
         port = int_at(grpc, "port")
         try:
             status = await grpc_health.check(target.address, port, str_at(grpc, "service"), agent=AGENT)
-        except asyncio.IncompleteReadError:
-            return Outcome(False, "the connection was closed before the health check was answered")
-        except OSError as error:
+        except (OSError, ValueError) as error:
             return Outcome(False, f'failed to connect service "{target.address}:{port}": {_said(error)}')
-        if status == "SERVING":
+        if status == grpc_health.SERVING:
             return Outcome(True)
         return Outcome(False, f'service unhealthy (responded with "{status or "an error"}")')
 

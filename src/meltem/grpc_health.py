@@ -1,10 +1,11 @@
 """One gRPC health check (grpc.health.v1.Health/Check), with as much of HTTP/2 as one call needs.
 
-The agent probes every few seconds, from a source address that the capture rules let pass. grpcio cannot bind one, and
-starting a process that imports it takes longer than a probe's usual second; so the few frames are written here.
+The agent and the local node probe every few seconds, the agent from a source address that the capture rules let pass.
+grpcio cannot bind one, costs what stays resident 15 MiB, and starting a process that imports it takes longer than a
+probe's usual second; so the few frames are written here. Headers are sent as literals, those of answers are not
+decoded: the status is in the message.
 
-In: where, which service, from which address. Out: why it is not serving; empty when it is. Bounded: bytes and frames;
-time is the caller's.
+In: where, which service, from which address. Out: the serving status. Bounded: bytes and frames; time is the caller's.
 
 Source: RFC 9113 (frames), RFC 7541 6.2.2 (header fields without indexing), gRPC over HTTP/2, grpc.health.v1.
 """
@@ -13,8 +14,6 @@ from __future__ import annotations
 
 import asyncio
 
-from meltem.agent.http1 import HttpError
-
 _PREFACE = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n"
 _DATA, _HEADERS, _RESET, _SETTINGS, _PING, _GOAWAY = 0, 1, 3, 4, 6, 7
 _END_STREAM, _ACK, _END_HEADERS, _PADDED = 0x1, 0x1, 0x4, 0x8
@@ -22,23 +21,27 @@ _STREAM = 1
 _MAX_FRAMES = 100
 _MAX_FRAME = 16_384
 _MAX_SERVICE = 8_000
-SERVING = 1
-_STATES = {0: "UNKNOWN", 1: "SERVING", 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
+SERVING = "SERVING"
+_STATES = {0: "UNKNOWN", 1: SERVING, 2: "NOT_SERVING", 3: "SERVICE_UNKNOWN"}
 
 
-async def check(address: str, port: int, service: str, *, source: str = "") -> str:
-    """Raises HttpError and OSError where nobody answers, or not in HTTP/2."""
+async def check(host: str, port: int, service: str, *, agent: str, source: str = "") -> str:
+    """`SERVING` or another status; empty where the server answered without one (an error of gRPC's: it has no health
+    service, or none of that name). `agent`: the `user-agent`; `source`: the address to call from.
+
+    Raises OSError where nobody answers, or not in HTTP/2; ValueError for a service name that is too long.
+    """
     name = service.encode()
     if len(name) > _MAX_SERVICE:
-        return "the service name is too long"
-    reader, writer = await asyncio.open_connection(address, port, local_addr=(source, 0) if source else None)
+        raise ValueError("the service name is too long")
+    reader, writer = await asyncio.open_connection(host, port, local_addr=(source, 0) if source else None)
     try:
-        authority = f"[{address}]:{port}" if ":" in address else f"{address}:{port}"
-        writer.write(_PREFACE + _frame(_SETTINGS, 0, 0, b"") + _request(authority, name))
+        authority = f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+        writer.write(_PREFACE + _frame(_SETTINGS, 0, 0, b"") + _request(authority, name, agent))
         await writer.drain()
-        return _verdict(await _answer(reader, writer))
+        return _status(await _answer(reader, writer))
     except asyncio.IncompleteReadError:
-        raise HttpError("the connection was closed before the answer; is it gRPC?") from None
+        raise ConnectionError("the connection was closed before the answer; is it gRPC?") from None
     finally:
         writer.close()
 
@@ -51,32 +54,32 @@ async def _answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) ->
         size, kind, flags = int.from_bytes(head[:3]), head[3], head[4]
         stream = int.from_bytes(head[5:]) & 0x7FFF_FFFF
         if size > _MAX_FRAME:
-            raise HttpError("the answer is no HTTP/2")
+            raise ConnectionError("the answer is no HTTP/2")
         payload = await reader.readexactly(size)
         if kind == _SETTINGS and not flags & _ACK:
             writer.write(_frame(_SETTINGS, _ACK, 0, b""))
         elif kind == _PING and not flags & _ACK:
             writer.write(_frame(_PING, _ACK, 0, payload))
         elif kind == _GOAWAY or (kind == _RESET and stream == _STREAM):
-            raise HttpError("the call was refused")
+            raise ConnectionError("the call was refused")
         elif stream == _STREAM and kind in (_DATA, _HEADERS):
             if kind == _DATA:
                 data += payload[1 : size - payload[0]] if flags & _PADDED and payload else payload
             if flags & _END_STREAM:
                 return bytes(data)
-    raise HttpError("the answer does not end")
+    raise ConnectionError("the answer does not end")
 
 
-def _verdict(data: bytes) -> str:
+def _status(data: bytes) -> str:
     """`data`: one gRPC message, which is a field `status` or, for UNKNOWN, nothing."""
     if len(data) < 5:
-        return "the call failed: there is no grpc.health.v1.Health here, or no such service"
+        return ""
     message = data[5 : 5 + int.from_bytes(data[1:5])]
     state = message[1] if len(message) == 2 and message[0] == 0x08 else 0
-    return "" if state == SERVING else f"the service is {_STATES.get(state, 'UNKNOWN')}"
+    return _STATES.get(state, "UNKNOWN")
 
 
-def _request(authority: str, service: bytes) -> bytes:
+def _request(authority: str, service: bytes, agent: str) -> bytes:
     fields = (
         (":method", "POST"),
         (":scheme", "http"),
@@ -84,7 +87,7 @@ def _request(authority: str, service: bytes) -> bytes:
         (":authority", authority),
         ("content-type", "application/grpc"),
         ("te", "trailers"),
-        ("user-agent", "kube-probe/istio"),
+        ("user-agent", agent),
     )
     headers = b"".join(b"\x00" + _text(name) + _text(value) for name, value in fields)
     message = b"\x0a" + _varint(len(service)) + service if service else b""
