@@ -11,6 +11,7 @@ from meltem.envoyapi import CLUSTER, ENDPOINT, LISTENER, ROUTE, VIRTUAL_HOST, Re
 from meltem.generate.bundle import Layer
 from meltem.xds.batches import Batches, find, merged
 from meltem.xds.session import DeltaSession
+from meltem.xds.subscription import SyncState
 from meltem.xds.wire import DeltaRequest
 
 
@@ -98,6 +99,12 @@ class Client:
         for type_url, name in what:
             changed[type_url] = changed.get(type_url, frozenset()) | {name}
         self.session.notice(changed, self.now)
+
+    def current(self) -> bool:
+        """Whether it has acknowledged everything, by the states that people are shown."""
+        states = {t: s.state for t, s in self.session.statuses().items()}
+        started = states.get(CLUSTER, SyncState.NOT_SENT) is not SyncState.NOT_SENT
+        return started and SyncState.STALE not in states.values()
 
     def messages(self) -> Iterator[discovery.DeltaDiscoveryResponse]:
         while (message := self.session.next(self.now)) is not None:

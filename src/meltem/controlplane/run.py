@@ -45,7 +45,6 @@ from meltem.controlplane.wasm.fetch import Fetcher
 from meltem.controlplane.wasm.keeper import WasmKeeper
 from meltem.controlplane.webhooks import WebhookPatcher
 from meltem.engine import Engine
-from meltem.envoyapi import CLUSTER
 from meltem.errors import EnvironmentError_, MeltemError
 from meltem.kube import config as kube_config
 from meltem.kube.client import KubeClient, connect
@@ -65,7 +64,7 @@ from meltem.xds.metrics import XdsMetrics
 from meltem.xds.push import Connections, settle_memory
 from meltem.xds.server import DiscoveryServer, GrpcServer, new_server, server_options
 from meltem.xds.status import DebugAnswers
-from meltem.xds.subscription import SyncState, in_short
+from meltem.xds.subscription import in_short
 
 log = structlog.stdlib.get_logger("istiod")
 T = TypeVar("T")
@@ -267,7 +266,7 @@ class ControlPlane:
             self._touched.put_nowait(namespace)
 
     def _refusals(self) -> Iterator[Refusal]:
-        for connection in self.connections:
+        for connection in self.connections.refusing():
             for type_url, some in connection.session.refusals().items():
                 for name, refusal in some.items():
                     resource = connection.attachment.get(type_url, name)
@@ -277,11 +276,7 @@ class ControlPlane:
         """The newest connection of each proxy counts."""
         newest = {c.proxy.id: c for c in self.connections}
         for proxy_id, connection in newest.items():
-            states = connection.session.states()
-            # What it refuses is told with the resource that is to blame; the others it has.
-            started = states.get(CLUSTER, SyncState.NOT_SENT) is not SyncState.NOT_SENT
-            current = started and SyncState.STALE not in states.values() and not self.engine.on_trial(proxy_id)
-            yield Standing(connection.proxy, current)
+            yield Standing(connection.proxy, connection.session.current and not self.engine.on_trial(proxy_id))
 
     def _config_map_seen(self, namespace: str, name: str, obj: JsonObject | None) -> None:
         if name == self._settings.pilot_ca_cert_configmap:

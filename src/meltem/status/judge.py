@@ -305,6 +305,8 @@ class Judge:
 
     def _hosts(self) -> Iterator[tuple[Key, str, str]]:
         mesh = self._engine.mesh
+        if not any(key[0] == "VirtualService" for key in mesh.routings):
+            return
         known = {key[1] for key in mesh.services}
         wildcards = [h for h in known if h.startswith("*")]
         for key, one in mesh.routings.items():
@@ -327,8 +329,11 @@ class Judge:
         entries = sorted(
             self._engine.inputs.service_entries.items(), key=lambda i: (i[1].metadata.creation_timestamp, i[0])
         )
-        for _, service in self._engine.inputs.services.items():
+        theirs = {address for _, entry in entries for address in entry.spec.addresses}
+        for _, service in self._engine.inputs.services.items() if theirs else ():
             for address in service.spec.cluster_ips or (service.spec.cluster_ip,):
+                if address not in theirs:
+                    continue
                 for port in service.spec.ports:
                     owners.setdefault(
                         (address, port.port), (service.where, ("Service", service.namespace, service.name))

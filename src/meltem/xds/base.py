@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import ClassVar
 
-from meltem.envoyapi import ENDPOINT, EXTENSION_CONFIG, PREFIX, ROUTE, SECRET
+from meltem.envoyapi import CLUSTER, ENDPOINT, EXTENSION_CONFIG, PREFIX, ROUTE, SECRET
 from meltem.xds.batches import Batches, Response
-from meltem.xds.subscription import Content, Observer, Rejection, Subscription, SyncState, TypeStatus
+from meltem.xds.subscription import Content, Observer, Rejection, Subscription, TypeStatus
 
 GATE_SECONDS = 2.0
 NAMED_TYPES = frozenset({ENDPOINT, ROUTE, SECRET, EXTENSION_CONFIG})
@@ -36,6 +36,19 @@ class BaseSession:
         self.deadline: float | None = None
         self.quiet = False
         """Nothing is to be sent before something changes or the client asks, whatever it acknowledges."""
+        self.refused = False
+        """The client has refused something at some time: only then has `refusals` anything to look through."""
+
+    @property
+    def current(self) -> bool:
+        """Whether the client has taken everything. What it refuses counts as taken: that is told with the resource that
+        is to blame. Asked of every session after each change."""
+        clusters = self._subscriptions.get(CLUSTER)
+        if clusters is None or not (clusters.sent_nonce or clusters.brought or clusters.rejected):
+            return False
+        if not self.quiet:
+            return not any(known.stale for known in self._ordered)
+        return not any(known.inflight is not None and not known.rejected for known in self._ordered)
 
     def notice(self, changed: Mapping[str, frozenset[str]], now: float) -> bool:
         """Resources that may differ from what was sent. True where the client is concerned."""
@@ -58,16 +71,15 @@ class BaseSession:
         if self.quiet:
             return None
         self.deadline = None
+        if self._gated_since is None and self._settled():
+            self.quiet = True
+            return None
         found = self._next(now)
         self.quiet = found is None and self.deadline is None and self._gated_since is None and self._settled()
         return found
 
     def statuses(self) -> dict[str, TypeStatus]:
         return {t: s.status() for t, s in self._subscriptions.items()}
-
-    def states(self) -> dict[str, SyncState]:
-        """What `statuses` says of the state alone: asked of every session after each change."""
-        return {t: s.state for t, s in self._subscriptions.items()}
 
     def refusals(self) -> dict[str, dict[str, Rejection]]:
         """What the client refuses now, by type and name."""

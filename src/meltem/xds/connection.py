@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-from collections.abc import AsyncGenerator, Awaitable, Callable, Mapping
-from typing import Protocol
+from collections.abc import AsyncGenerator, Callable, Mapping
+from typing import Protocol, cast
 
 import msgspec
 
@@ -19,9 +19,10 @@ from meltem.errors import MeltemError, UserError
 from meltem.generate.bundle import Attachment, Notice
 from meltem.view.proxy import Proxy
 from meltem.xds.batches import Response
-from meltem.xds.subscription import Rejection, SyncState, TypeStatus
+from meltem.xds.subscription import Rejection, TypeStatus
 
 _BIG = 64 << 10
+_Task = asyncio.Task[None]
 _SLOW = 1.0  # a big message that takes longer makes room for others
 
 
@@ -37,11 +38,13 @@ class Session(Protocol):
 
     deadline: float | None
     quiet: bool
+    refused: bool
 
+    @property
+    def current(self) -> bool: ...
     def notice(self, changed: Mapping[str, frozenset[str]], now: float) -> bool: ...
     def next(self, now: float) -> Response | None: ...
     def statuses(self) -> dict[str, TypeStatus]: ...
-    def states(self) -> dict[str, SyncState]: ...
     def refusals(self) -> dict[str, dict[str, Rejection]]: ...
     def held(self, type_url: str) -> dict[str, str]: ...
     def send_again(self, now: float) -> None: ...
@@ -111,6 +114,47 @@ class SendBudget:
                 turn.set_result(None)
 
 
+class Patience:
+    """Cancels the task that has been writing one message for longer than `seconds`. One timer for as many messages as
+    are written meanwhile: a timer a message cost a change a twentieth of its time."""
+
+    __slots__ = ("_since", "_timer", "lost", "seconds")
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+        self.lost = False
+        """It has cancelled the task."""
+        self._since: float | None = None
+        self._timer: asyncio.TimerHandle | None = None
+
+    def begin(self) -> None:
+        """The task that runs begins to write a message."""
+        loop = asyncio.get_running_loop()
+        self._since = loop.time()
+        if self._timer is None:
+            self._timer = loop.call_later(self.seconds, self._look, loop, cast(_Task, asyncio.current_task()))
+
+    def done(self) -> None:
+        """It has been written."""
+        self._since = None
+
+    def close(self) -> None:
+        """Nothing will be written any more."""
+        if self._timer is not None:
+            self._timer.cancel()
+
+    def _look(self, loop: asyncio.AbstractEventLoop, writer: _Task) -> None:
+        self._timer = None
+        if self._since is None:
+            return
+        left = self._since + self.seconds - loop.time()
+        if left > 0:
+            self._timer = loop.call_later(left, self._look, loop, writer)
+        else:
+            self.lost = True
+            writer.cancel()
+
+
 class Connection:
     """See the module's head."""
 
@@ -137,6 +181,7 @@ class Connection:
         self._limits = limits
         self._awake = asyncio.Event()
         self._closing = asyncio.Event()
+        self._patience = Patience(limits.send_timeout)
 
     def notify(self, changed: Notice) -> None:
         """The bundles say what changed; called inside a commit."""
@@ -155,14 +200,15 @@ class Connection:
     async def run(self, rpc: Rpc, received: Callable[[bytes], None]) -> None:
         """Reads and writes until the client ends the stream or `close` is called. `received` feeds the session; what it
         raises ends the stream."""
-        async with asyncio.TaskGroup() as group:
-            writer = group.create_task(self._write(rpc), name=f"xds write {self.id}")
-            reader = group.create_task(self._read(rpc, received), name=f"xds read {self.id}")
-            closer = group.create_task(self._closing.wait(), name=f"xds close {self.id}")
-            self._awake.set()
-            await asyncio.wait((writer, reader, closer), return_when=asyncio.FIRST_COMPLETED)
-            for task in (writer, reader, closer):
-                task.cancel()
+        with contextlib.closing(self._patience):
+            async with asyncio.TaskGroup() as group:
+                writer = group.create_task(self._write(rpc), name=f"xds write {self.id}")
+                reader = group.create_task(self._read(rpc, received), name=f"xds read {self.id}")
+                closer = group.create_task(self._closing.wait(), name=f"xds close {self.id}")
+                self._awake.set()
+                await asyncio.wait((writer, reader, closer), return_when=asyncio.FIRST_COMPLETED)
+                for task in (writer, reader, closer):
+                    task.cancel()
 
     async def _read(self, rpc: Rpc, received: Callable[[bytes], None]) -> None:
         while True:
@@ -181,7 +227,7 @@ class Connection:
             message = session.next(clock.monotonic())
             if message is not None:
                 if message.size < _BIG:
-                    await self._within(self._limits.send_timeout, rpc.write(bytes(message)))
+                    await self._send(rpc, bytes(message))
                 else:
                     await self._write_big(rpc, message)
                 continue
@@ -199,17 +245,22 @@ class Connection:
         async with self._budget.taking(message.size) as takes_long:
             timer = asyncio.get_running_loop().call_later(_SLOW, takes_long)
             try:
-                await self._within(self._limits.send_timeout, rpc.write(bytes(message)))
+                await self._send(rpc, bytes(message))
             finally:
                 timer.cancel()
 
-    async def _within(self, seconds: float, writing: Awaitable[None]) -> None:
+    async def _send(self, rpc: Rpc, message: bytes) -> None:
+        """Raises TooSlow, ClientGone."""
+        patience = self._patience
+        patience.begin()
         try:
-            async with asyncio.timeout(seconds):
-                await writing
-        except TimeoutError:
-            raise TooSlow(f"has not read a message for {seconds:g} s") from None
+            await rpc.write(message)
+        except asyncio.CancelledError:
+            if patience.lost:
+                raise TooSlow(f"has not read a message for {patience.seconds:g} s") from None
+            raise
         except Exception as error:  # gRPC's own class for it is private
             if type(error).__name__ == "ExecuteBatchError":
                 raise ClientGone("has gone in the middle of a message") from None
             raise
+        patience.done()

@@ -100,9 +100,13 @@ class Connections:
 
     def refusals(self) -> Iterator[tuple[str, str, dict[str, Rejection]]]:
         """(proxy id, type URL, what it refuses of that type by name)"""
-        for connection in self:
+        for connection in self.refusing():
             for type_url, some in connection.session.refusals().items():
                 yield connection.proxy.id, type_url, some
+
+    def refusing(self) -> list[Connection]:
+        """Connections whose client has refused something, now or before: few, and looked for every second."""
+        return [c for mine in self._of_proxy.values() for c in mine if c.session.refused]
 
     def of(self, proxy_id: str) -> Connection | None:
         """The newest connection of a proxy; `proxy_id` is `<name>.<namespace>`, also as `<name>/<namespace>`."""

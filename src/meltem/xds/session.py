@@ -194,6 +194,7 @@ class DeltaSession(BaseSession):
             known.since = None
 
     def _refused(self, known: Subscription, sent: InFlight, error: str) -> None:
+        self.refused = True
         versions = sent.batch.versions
         names = tuple(versions)
         culprits = names

@@ -102,6 +102,7 @@ class StateSession(BaseSession):
             return
         versions = sent.batch.versions
         if request.error is not None:
+            self.refused = True
             known.since = None
             culprits = tuple(n for n in versions if n in request.error) or tuple(versions)
             for name in culprits:

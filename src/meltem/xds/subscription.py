@@ -167,7 +167,10 @@ class Subscription:
     @property
     def waiting(self) -> bool:
         """Something is left to be sent."""
-        return self.undecided or self.respond or bool(self.out) or bool(self.gone) or bool(self.batches)
+        return bool(
+            self.dirty or self.must or self.out or self.gone or self.everything or self.respond or self.batches
+            or self.asked is not None
+        )  # fmt: skip
 
     @property
     def adding(self) -> bool:
@@ -180,7 +183,12 @@ class Subscription:
             return SyncState.ERROR
         if not self.sent_nonce:
             return SyncState.SYNCED if self.brought else SyncState.NOT_SENT
-        return SyncState.STALE if self.adding or self.gone else SyncState.SYNCED
+        return SyncState.STALE if self.stale else SyncState.SYNCED
+
+    @property
+    def stale(self) -> bool:
+        """The client has been sent something of this type, and not acknowledged everything that it should have."""
+        return bool(self.sent_nonce) and not self.rejected and (self.adding or bool(self.gone))
 
     def status(self) -> TypeStatus:
         return TypeStatus(

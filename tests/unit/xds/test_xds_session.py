@@ -162,7 +162,10 @@ def test_the_refused_resource_is_found_and_the_others_arrive() -> None:
         content.put(VIRTUAL_HOST, f"80/{name}", f"host {name}")
     client = Client(content, refuses=frozenset({b"host e"}))
     client.start()
+    assert not client.session.refused
     client.settle()
+    assert client.session.refused
+    assert client.session.current, "what is refused is told otherwise"
     assert client.observer.refused == [("80/e",)]
     assert set(client.has[VIRTUAL_HOST]) == {f"80/{n}" for n in "acdfg"}
     status = client.session.statuses()[VIRTUAL_HOST]
@@ -231,8 +234,10 @@ def test_any_history_ends_with_exactly_the_content(steps: list[object], lower: b
                 else:
                     client.content.drop(type_url, name)
             client.change(*((t, n) for t, n, _ in step))
+        assert client.session.current is client.current()
     for message in waiting:
         client.take(message)
     client.settle()
     assert client.has == client.expected()
-    assert all(s.state is not SyncState.STALE for s in client.session.statuses().values())
+    assert client.session.current
+    assert client.current()

@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 from meltem.envoyapi import CLUSTER, ENDPOINT, LISTENER, ROUTE, VIRTUAL_HOST, discovery, encoded
 from meltem.xds.batches import FEW, Batch, Batches, joined
 from meltem.xds.held import Held, Names
-from meltem.xds.subscription import SyncState
 from meltem.xds.wire import DeltaReader, DeltaRequest
 
 MANY = 2 * FEW + 1
@@ -253,7 +252,8 @@ def test_any_history_of_several_clients_ends_with_exactly_the_content(
         for client in clients:
             client.settle()
             assert client.has == client.expected()
-            assert all(s.state is not SyncState.STALE for s in client.session.statuses().values())
+            assert client.session.current
+            assert client.current()
 
 
 def _take_step(what: str, detail: object, content: Content, batches: Batches, clients: list[Client]) -> None:
