@@ -14,6 +14,7 @@ from pathlib import Path
 import hypothesis
 import pytest
 from sides import Diary, Sides, step_back
+from xdist.remote import Producer
 from xdist.workermanage import WorkerController
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -56,9 +57,9 @@ def _two_sides(config: pytest.Config) -> bool:
 
 
 @pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> Sides | None:
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Sides | None:
     """None leaves it to xdist."""
-    return Sides(config) if _two_sides(config) else None
+    return Sides(config, log) if _two_sides(config) else None
 
 
 @pytest.hookimpl(optionalhook=True)
