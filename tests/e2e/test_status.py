@@ -53,6 +53,11 @@ def _pushes(mesh: Mesh) -> dict[str, int]:
     return {line.partition("{")[2].partition("}")[0]: int(float(line.rpartition(" ")[2])) for line in lines}
 
 
+def _told(mesh: Mesh, word: str) -> None:
+    answer = mesh.execute("deploy/reviews-v2", "curl", "-si", "http://ratings:9080/health", container="reviews")
+    assert f"x-told: {word}" in answer, answer
+
+
 def test_every_kind_says_which_proxies_have_it_and_one_can_wait_for_that(mesh: Mesh) -> None:
     try:
         mesh.create(ROUTE.format(host="ratings", word="one"))
@@ -62,8 +67,7 @@ def test_every_kind_says_which_proxies_have_it_and_one_can_wait_for_that(mesh: M
         mesh.kubectl("wait", "--for=condition=Reconciled", *waits, "--timeout=120s")
         eventually(lambda: _says(mesh, "sidecar", "Accepted", "1/1 proxies up to date."))
         eventually(lambda: _says(mesh, "peerauthentication", "Accepted", "1/1 proxies up to date."))
-        answer = mesh.execute("deploy/reviews-v2", "curl", "-si", "http://ratings:9080/health", container="reviews")
-        assert "x-told: one" in answer
+        eventually(lambda: _told(mesh, "one"))
 
         # Writing conditions wakes nobody.
         before = _pushes(mesh)
@@ -79,8 +83,7 @@ def test_every_kind_says_which_proxies_have_it_and_one_can_wait_for_that(mesh: M
         assert "HostNotFound" in done.stderr
         mesh.create(ROUTE.format(host="ratings", word="three"))
         mesh.kubectl("wait", "--for=condition=Reconciled", "virtualservice/told", "--timeout=120s")
-        answer = mesh.execute("deploy/reviews-v2", "curl", "-si", "http://ratings:9080/health", container="reviews")
-        assert "x-told: three" in answer
+        eventually(lambda: _told(mesh, "three"))
     finally:
         kinds = "virtualservice,destinationrule,sidecar,peerauthentication"
         mesh.kubectl("delete", kinds, "told", "--ignore-not-found")
