@@ -52,7 +52,8 @@ def inject_object(obj: JsonObject, config: InjectorConfig, *, namespace: str = "
     own_namespace = namespace_of(obj) or namespace
     if not policy.decide(template, own_namespace, config).inject:
         return obj
-    workload = Workload(name_of(obj), own_namespace, kind, str_at(obj, "apiVersion"))
+    # A pod on its own may have an owner, which is what the webhook goes by too.
+    workload = Workload(name_of(obj), own_namespace, kind, str_at(obj, "apiVersion")) if place else None
     try:
         injected = inject_pod(template, config, PodContext(own_namespace, workload=workload))
     except UserError as error:

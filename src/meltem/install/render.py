@@ -20,6 +20,7 @@ from meltem.objects import (
     bool_at,
     copy_object,
     ensure_object,
+    int_at,
     name_of,
     namespace_of,
     object_at,
@@ -197,14 +198,33 @@ def gateway_values(installation: Installation, gateway: JsonObject, values: Json
     }
     for field in (
         "resources", "env", "nodeSelector", "tolerations", "affinity", "replicaCount", "podAnnotations", "podLabels",
-        "topologySpreadConstraints", "networkGateway",
+        "topologySpreadConstraints", "networkGateway", "additionalContainers",
     ):  # fmt: skip
         if old.get(field):
             out[field] = old[field]
-    if bool_at(values, "global", "defaultPodDisruptionBudget", "enabled", default=True):
+    rolling: JsonObject = {"maxSurge": old.get("rollingMaxSurge") or "100%"}
+    rolling["maxUnavailable"] = old.get("rollingMaxUnavailable") or "25%"
+    out["strategy"] = {"rollingUpdate": rolling}
+    out["securityContext"] = _pod_security(object_at(values, "gateways"))
+    replicas = int_at(old, "autoscaleMin" if bool_at(old, "autoscaleEnabled", default=True) else "replicaCount") or 1
+    # A budget for a single pod would never let a node be drained.
+    if replicas > 1 and bool_at(values, "global", "defaultPodDisruptionBudget", "enabled", default=True):
         out["podDisruptionBudget"] = {"minAvailable": 1}
+    if bool_at(values, "global", "networkPolicy", "enabled"):
+        out["global"] = {"networkPolicy": {"enabled": True}}
     _secrets(old, out)
     return out
+
+
+def _pod_security(gateways: JsonObject) -> JsonObject:
+    """What `values.gateways.securityContext` says of all gateways' pods, or the chart's own with their
+    `seccompProfile`; empty for the chart's own as it is."""
+    own = object_at(gateways, "securityContext")
+    profile = object_at(gateways, "seccompProfile")
+    if own or not profile:
+        return own
+    ports: Json = [{"name": "net.ipv4.ip_unprivileged_port_start", "value": "0"}]
+    return {"sysctls": ports, "seccompProfile": profile}
 
 
 def _strings(value: Json) -> list[str]:

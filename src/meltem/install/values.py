@@ -32,22 +32,23 @@ _GATEWAY_VALUES = (
     "externalIPs", "ipFamilyPolicy", "ipFamilies", "loadBalancerClass", "serviceAnnotations", "serviceAccount",
     "autoscaleEnabled", "autoscaleMin", "autoscaleMax", "cpu", "memory", "resources", "env", "nodeSelector",
     "tolerations", "affinity", "replicaCount", "podAnnotations", "podLabels", "topologySpreadConstraints",
-    "networkGateway", "secretVolumes", "configVolumes",
+    "networkGateway", "secretVolumes", "configVolumes", "additionalContainers", "rollingMaxSurge",
+    "rollingMaxUnavailable",
 )  # fmt: skip
 _GATEWAY_WITHOUT_EFFECT = (
-    "enabled", "injectionTemplate", "runAsRoot", "customService", "additionalContainers", "rollingMaxSurge",
-    "rollingMaxUnavailable", "podAntiAffinityLabelSelector", "podAntiAffinityTermLabelSelector",
+    "enabled", "injectionTemplate", "runAsRoot", "customService", "podAntiAffinityLabelSelector",
+    "podAntiAffinityTermLabelSelector",
 )  # fmt: skip
 """Values of a gateway that Istio has and ours do not read."""
 _OPEN = ("resources", "limits", "requests", "affinity", "securityContext", "seccompProfile", "cpu", "memory")
 """Kubernetes' own objects: the API server checks them."""
 _WITHOUT_EFFECT = (
     "ztunnel", "istioCni", "profile", "compatibilityVersion", "experimental", "gatewayClasses", "base.validateGateway",
-    "base.enableIstioConfigCRDs", "cni.ambient", "cni.cniNetnsDir", "cni.daemonSetLabels", "cni.env", "cni.logLevel",
+    "base.enableIstioConfigCRDs", "cni.ambient", "cni.cniNetnsDir", "cni.logLevel",
     "cni.privileged", "cni.pspClusterRole", "cni.repair.hub", "cni.repair.tag", "cni.repair.image",
     "cni.repair.repairPods", "cni.repair.createEvents", "cni.istioOwnedCNIConfig",
     "cni.istioOwnedCNIConfigFileName", "cni.useAppArmorAnnotation", "global.agentgateway", "global.arch",
-    "global.enableReaderRBAC", "global.ipFamilies", "global.ipFamilyPolicy", "global.networkPolicy",
+    "global.enableReaderRBAC", "global.ipFamilies", "global.ipFamilyPolicy", 
     "global.podDNSSearchNamespaces", "global.readerServiceAccount", "global.resourceScope", "global.revision",
     "global.tracer", "global.trustBundleName", "istiodRemote.enabledLocalInjectorIstiod", "pilot.crlConfigMapName",
     "pilot.enabled", "pilot.istiodRemote", "pilot.taint", "pilot.trustedZtunnelNamespace",
@@ -120,6 +121,8 @@ def _values(spec: JsonObject, charts: Traversable) -> Iterator[Finding]:
     values = {k: v for k, v in object_at(spec, "values").items() if k not in ("gateways", "meshConfig")}
     yield from _tree("", values, schema)
     for name, gateway in object_at(spec, "values", "gateways").items():
+        if name in ("securityContext", "seccompProfile"):  # of all gateways' pods
+            continue
         for key in gateway if isinstance(gateway, dict) else ():
             path = f"values.gateways.{name}.{key}"
             if key in _GATEWAY_WITHOUT_EFFECT:

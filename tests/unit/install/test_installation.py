@@ -17,7 +17,7 @@ from meltem.install.render import render
 from meltem.install.spec import Request, profile_names, resolve
 from meltem.kube.client import KubeClient, ListResult
 from meltem.kube.resource_types import ResourceType
-from meltem.objects import JsonObject, name_of, objects_at, str_at
+from meltem.objects import JsonObject, name_of, object_at, objects_at, str_at
 
 
 def objects(*sets: str, files: tuple[str, ...] = (), revision: str = "") -> dict[tuple[str, str], JsonObject]:
@@ -134,3 +134,33 @@ async def test_an_istiod_keeps_its_rights_until_its_pods_have_ended() -> None:
     assert len(cluster.looks) == 3 and {n for _, _, n in cluster.looks} == {2}, "between the Service and the account"
     namespace, selector, _ = cluster.looks[0]
     assert namespace == "istio-system" and "app=istiod" in selector
+
+
+def test_only_what_has_several_pods_gets_a_disruption_budget() -> None:
+    assert not [name for kind, name in objects("profile=demo") if kind == "PodDisruptionBudget"]
+    many = objects("values.pilot.autoscaleMin=2", "values.gateways.istio-ingressgateway.autoscaleMin=2")
+    assert str_at(many["PodDisruptionBudget", "istiod"], "spec", "selector", "matchLabels", "app") == "istiod"
+    assert ("PodDisruptionBudget", "istio-ingressgateway") in many
+    pdb = objects("values.pilot.autoscaleMin=2", "values.pilot.pdb.maxUnavailable=1")["PodDisruptionBudget", "istiod"]
+    assert object_at(pdb, "spec") | {"selector": {}} == {"maxUnavailable": 1, "selector": {}}
+
+
+def test_network_policies_admit_what_the_services_lead_to() -> None:
+    made = objects("profile=demo", "values.global.networkPolicy.enabled=true")
+    ports = {
+        name: {port["port"] for rule in objects_at(o, "spec", "ingress") for port in objects_at(rule, "ports")}
+        for (kind, name), o in made.items()
+        if kind == "NetworkPolicy"
+    }
+    assert ports["istiod"] == {15010, 15012, 15014, 15017, 8080}
+    assert ports["istio-ingressgateway"] == {15020, 15021, 15090, 8080, 8443, 31400, 15443}
+
+
+def test_gateways_are_rolled_and_secured_as_their_values_say() -> None:
+    gateway = "values.gateways.istio-ingressgateway"
+    made = objects(f"{gateway}.rollingMaxSurge=1", "values.gateways.seccompProfile.type=RuntimeDefault")
+    deployment = made["Deployment", "istio-ingressgateway"]
+    assert object_at(deployment, "spec", "strategy") == {"rollingUpdate": {"maxSurge": 1, "maxUnavailable": "25%"}}
+    assert object_at(deployment, "spec", "template", "spec", "securityContext", "seccompProfile") == {
+        "type": "RuntimeDefault"
+    }

@@ -1,6 +1,6 @@
 {{/* Settings: `cni.*`, with the same names at the top level winning. */}}
 {{- define "cni.settings" -}}
-{{- $top := pick .Values "hub" "tag" "variant" "image" "pullPolicy" "logging" "cniBinDir" "cniConfDir" "cniConfFileName" "chained" "provider" "excludeNamespaces" "podAnnotations" "podLabels" "affinity" "tolerations" "nodeSelector" "rollingMaxUnavailable" "resources" "seccompProfile" "seLinuxOptions" "resourceQuotas" "repair" }}
+{{- $top := pick .Values "hub" "tag" "variant" "image" "pullPolicy" "logging" "cniBinDir" "cniConfDir" "cniConfFileName" "chained" "provider" "excludeNamespaces" "podAnnotations" "podLabels" "affinity" "tolerations" "nodeSelector" "rollingMaxUnavailable" "updateStrategy" "terminationGracePeriodSeconds" "daemonSetLabels" "env" "resources" "seccompProfile" "seLinuxOptions" "resourceQuotas" "repair" }}
 {{- toJson (mergeOverwrite (deepCopy .Values.cni) $top) }}
 {{- end }}
 

@@ -42,3 +42,20 @@ service.istio.io/canonical-name: {{ include "gateway.name" . }}
 service.istio.io/canonical-revision: {{ index .Values.labels "service.istio.io/canonical-revision" | default "latest" | quote }}
 istio.io/dataplane-mode: none
 {{- end }}
+
+{{/* The ports of the service: those of an east-west gateway where it leads into a network. */}}
+{{- define "gateway.ports" -}}
+{{- if .Values.networkGateway }}
+{{- range $name := list "status-port" "tls" "tls-istiod" "tls-webhook" }}
+{{- $port := get $.Values.networkGatewayPorts $name }}
+- name: {{ $name }}
+  port: {{ $port.port }}
+  targetPort: {{ $port.targetPort | default $port.port }}
+  {{- with $port.nodePort }}
+  nodePort: {{ . }}
+  {{- end }}
+{{- end }}
+{{- else }}
+{{- toYaml .Values.service.ports }}
+{{- end }}
+{{- end }}

@@ -26,7 +26,7 @@ operator.istio.io/component: Pilot
 {{/* Settings of the control plane: `pilot.*`, with the same names at the top level winning. */}}
 {{- define "istiod.pilot" -}}
 {{- $pilot := deepCopy .Values.pilot }}
-{{- $top := pick .Values "autoscaleEnabled" "autoscaleMin" "autoscaleMax" "autoscaleBehavior" "replicaCount" "rollingMaxSurge" "rollingMaxUnavailable" "hub" "tag" "variant" "image" "traceSampling" "resources" "seccompProfile" "cpu" "memory" "keepaliveMaxServerConnectionAge" "env" "envVarFrom" "extraContainerArgs" "nodeSelector" "affinity" "tolerations" "topologySpreadConstraints" "volumes" "volumeMounts" "initContainers" "podAnnotations" "podLabels" "deploymentLabels" "serviceAnnotations" "serviceAccountAnnotations" "configMap" "jwksResolverExtraRootCA" "ipFamilyPolicy" "ipFamilies" "cni" }}
+{{- $top := pick .Values "autoscaleEnabled" "autoscaleMin" "autoscaleMax" "autoscaleBehavior" "replicaCount" "rollingMaxSurge" "rollingMaxUnavailable" "hub" "tag" "variant" "image" "traceSampling" "resources" "seccompProfile" "cpu" "memory" "keepaliveMaxServerConnectionAge" "env" "envVarFrom" "extraContainerArgs" "nodeSelector" "affinity" "tolerations" "topologySpreadConstraints" "volumes" "volumeMounts" "initContainers" "podAnnotations" "podLabels" "deploymentLabels" "deploymentAnnotations" "pdb" "serviceAnnotations" "serviceAccountAnnotations" "configMap" "jwksResolverExtraRootCA" "ipFamilyPolicy" "ipFamilies" "cni" }}
 {{- toJson (mergeOverwrite $pilot $top) }}
 {{- end }}
 
