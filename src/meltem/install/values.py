@@ -48,7 +48,7 @@ _WITHOUT_EFFECT = (
     "cni.privileged", "cni.pspClusterRole", "cni.repair.hub", "cni.repair.tag", "cni.repair.image",
     "cni.repair.repairPods", "cni.repair.createEvents", "cni.istioOwnedCNIConfig",
     "cni.istioOwnedCNIConfigFileName", "cni.useAppArmorAnnotation", "global.agentgateway", "global.arch",
-    "global.enableReaderRBAC", "global.ipFamilies", "global.ipFamilyPolicy", 
+    "global.enableReaderRBAC", "global.ipFamilies", "global.ipFamilyPolicy",
     "global.podDNSSearchNamespaces", "global.readerServiceAccount", "global.resourceScope", "global.revision",
     "global.tracer", "global.trustBundleName", "istiodRemote.enabledLocalInjectorIstiod", "pilot.crlConfigMapName",
     "pilot.enabled", "pilot.istiodRemote", "pilot.taint", "pilot.trustedZtunnelNamespace",
