@@ -9,11 +9,13 @@ import functools
 from collections.abc import Callable, Iterable, Iterator, Mapping
 
 from meltem.analyze.messages import Message
+from meltem.clock import Clock, SystemClock
 from meltem.graph.model import Service, host_matches, short_name
 from meltem.objects import JsonObject, Step, labels_of, name_of, namespace_of, str_at, string_map_at
 from meltem.simulate.origin import Origin, Placed
 from meltem.simulate.world import World
 
+_CLOCK = SystemClock()
 SYSTEM_NAMESPACES = frozenset({"kube-system", "kube-public", "kube-node-lease", "local-path-storage"})
 
 
@@ -22,9 +24,16 @@ class Context:
     or from the files). `partial`: only files are known, what is not in them may be there all the same."""
 
     def __init__(
-        self, world: World, system_namespace: str, reported: Callable[[Placed], bool], *, partial: bool = False
+        self,
+        world: World,
+        system_namespace: str,
+        reported: Callable[[Placed], bool],
+        *,
+        partial: bool = False,
+        clock: Clock = _CLOCK,
     ) -> None:
         self.partial = partial
+        self.clock = clock
         self.world = world
         self.system = system_namespace
         self._reported = reported

@@ -109,6 +109,99 @@ def test_the_fault_is_found(code: str) -> None:
     assert not [m for m in found if m.code == "IST0001"]
 
 
+HOOKS = "admissionregistration.k8s.io/v1"
+POD = "{containers: [{name: app}]}"
+
+
+def gateway(name: str, selector: str, hosts: str, tls: str = "") -> str:
+    server = f"{{port: {{number: 80, name: http, protocol: HTTP}}, hosts: [{hosts}]{tls}}}"
+    return thing("Gateway", f"{{selector: {selector}, servers: [{server}]}}", name)
+
+
+def patched(apply_to: str, operation: str) -> str:
+    spec = f"{{configPatches: [{{applyTo: {apply_to}, patch: {{operation: {operation}}}}}]}}"
+    return thing("EnvoyFilter", spec, api="networking.istio.io/v1alpha3")
+
+
+def injector(name: str, selector: str) -> str:
+    hook = f"{{name: {name}.istio.io, namespaceSelector: {selector}, clientConfig: {{url: 'https://a.test/'}}}}"
+    return thing("MutatingWebhookConfiguration", "{}", name, HOOKS).replace("spec: {}", f"webhooks: [{hook}]")
+
+
+def entry(name: str, protocol: str, export: str) -> str:
+    ports = f"[{{number: 80, name: p, protocol: {protocol}}}]"
+    return thing(
+        "ServiceEntry",
+        f"{{hosts: [a.com], resolution: DNS, exportTo: {export}, ports: {ports}}}",
+        name,
+        meta=f", namespace: {name}",
+    )
+
+
+SAME_POD = gateway("a", "{app: web}", "x.com") + gateway("b", "{version: v1}", "x.com")
+ENABLED = "{matchLabels: {istio-injection: enabled}}"
+WITH_REVISION = "{matchExpressions: [{key: istio.io/rev, operator: In, values: [x]}, {key: istio-injection, operator: DoesNotExist}]}"
+NODE = "apiVersion: v1\nkind: Node\nmetadata: {name: node-1, labels: {topology.kubernetes.io/zone: z1}}\n---\n"
+ON_NODE = NODE + thing(
+    "Pod",
+    "{nodeName: node-1, containers: [{name: app}, {name: istio-proxy}]}",
+    "web-9",
+    V,
+    ", labels: {app: web, version: v9}",
+)
+
+
+def zoned(zone: str) -> str:
+    labels = f"{{version: v9, topology.kubernetes.io/zone: {zone}}}"
+    return ON_NODE + thing("DestinationRule", f"{{host: web, subsets: [{{name: z, labels: {labels}}}]}}")
+
+
+def images(revision: str, tag: str) -> str:
+    labels = "{istio-injection: enabled}" if not revision else f"{{istio.io/rev: {revision}}}"
+    name = "istio-sidecar-injector" + (f"-{revision}" if revision else "")
+    values = f'\'{{"global": {{"hub": "h", "tag": "{tag}", "proxy": {{"image": "proxyv2"}}}}}}\''
+    return (
+        f"apiVersion: v1\nkind: Namespace\nmetadata: {{name: other, labels: {labels}}}\n---\napiVersion: v1\nkind: ConfigMap\n"
+        f"metadata: {{name: {name}, namespace: istio-system}}\ndata: {{values: {values}}}\n---\n"
+    ) + thing("Pod", "{containers: [{name: istio-proxy, image: 'h/proxyv2:1'}]}", "p", V, ", namespace: other")
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "told"),
+    [
+        pytest.param(SAME_POD, "IST0145", True, id="gateways with one pod"),
+        pytest.param(SAME_POD.replace("version: v1", "version: v2"), "IST0145", False, id="gateways with no pod in common"),
+        pytest.param(gateway("a", "{app: web}", "'*'") + gateway("b", "{app: web}", "x.com"), "IST0145", False, id="a host beside a wildcard"),
+        pytest.param(gateway("a", "{app: web}", "./x.com") + gateway("b", "{app: web}", "default/x.com"), "IST0145", True, id="own namespace by name"),
+        pytest.param(patched("VIRTUAL_HOST", "REPLACE"), "IST0152", False, id="a virtual host can be replaced"),
+        pytest.param(patched("CLUSTER", "REMOVE"), "IST0151", True, id="removing depends on the order"),
+        pytest.param(patched("CLUSTER", "MERGE"), "IST0151", False, id="merging does not"),
+        pytest.param(injector("one", ENABLED) + injector("two", ENABLED), "IST0139", True, id="injectors that both take a pod"),
+        pytest.param(injector("one", ENABLED) + injector("two", WITH_REVISION), "IST0139", False, id="injectors that do not"),
+        pytest.param(entry("n1", "HTTP", "['.']") + entry("n2", "TLS", "['.']"), "IST0177", False, id="entries that nobody sees together"),
+        pytest.param(entry("n1", "HTTP", "['.']") + entry("n2", "TLS", "[n1]"), "IST0177", True, id="entries that one namespace sees"),
+        pytest.param(thing("Telemetry", "{selector: {matchLabels: {app: nobody}}}", api="telemetry.istio.io/v1"), "IST0101", True, id="telemetry of nobody"),
+        pytest.param(thing("AuthorizationPolicy", "{rules: [{from: [{source: {notNamespaces: [gone]}}]}]}", api=S), "IST0101", True, id="a namespace that is not there"),
+        pytest.param(thing("AuthorizationPolicy", "{rules: [{from: [{source: {namespaces: ['def*']}}]}]}", api=S), "IST0101", False, id="a wildcard of namespaces"),
+        pytest.param(thing("AuthorizationPolicy", "{rules: [{}]}", api=S, meta=", namespace: empty"), "IST0127", True, id="a policy of an empty namespace"),
+        pytest.param(thing("Service", "{type: ExternalName, externalName: a.com, ports: [{name: tcp, port: 443}]}", "odd", V), "IST0150", True, id="an outer name with a TCP port"),
+        pytest.param("apiVersion: v1\nkind: Namespace\nmetadata: {name: quiet, labels: {istio-injection: disabled, istio.io/rev: x}}\n", "IST0123", False, id="a namespace that says no"),
+        pytest.param(zoned("z1"), "IST0173", False, id="a subset of a zone"),
+        pytest.param(zoned("z2"), "IST0173", True, id="a subset of another zone"),
+        pytest.param(images("", "2"), "IST0158", True, id="proxies of an old image"),
+        pytest.param(images("x", "2"), "IST0158", True, id="proxies of an old image of a revision"),
+        pytest.param(images("", "1"), "IST0158", False, id="proxies of the image"),
+        pytest.param(
+            gateway("a", "{app: web}", "a.com, b.com") + thing("VirtualService", "{hosts: [b.com, c.com], gateways: [a], http: [{route: [{destination: {host: web}}]}]}"),
+            "IST0132", False, id="a gateway for some of the hosts"),
+    ],
+)  # fmt: skip
+def test_what_is_told_and_what_is_not(text: str, code: str, told: bool) -> None:
+    found = analyzed(text)
+    assert (code in {m.code for m in found}) is told, [str(m) for m in found]
+    assert not [m for m in found if m.code == "IST0001"]
+
+
 MESH_MAP = """
 apiVersion: v1
 kind: ConfigMap

@@ -1,12 +1,12 @@
-"""IST0145: Gateways with the same selector, port and host."""
+"""IST0145: Gateways of one workload with the same port and host."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import NamedTuple
 
 from meltem.analyze.context import Context, listed, message, spec_map
 from meltem.analyze.messages import Message
-from meltem.graph.model import host_matches
 from meltem.objects import JsonObject, int_at, name_of, namespace_of, objects_at, str_at, strings_at
 from meltem.simulate.origin import Placed
 
@@ -15,14 +15,20 @@ def analyze(context: Context) -> Iterable[Message]:
     every = context.every("Gateway")
     for placed in context.own("Gateway"):
         selector = spec_map(placed, "selector")
-        rivals = [o for o in every if o is not placed and selector and spec_map(o, "selector") == selector]
+        rivals = [o for o in every if o is not placed and _same_workload(context, selector, spec_map(o, "selector"))]
         for index, server in enumerate(objects_at(placed.obj, "spec", "servers")):
-            found = [_title(r) for r in rivals for s in objects_at(r.obj, "spec", "servers") if _conflict(server, s)]
+            mine = _Listener(server, namespace_of(placed.obj))
+            found = [
+                _title(r)
+                for r in rivals
+                for s in objects_at(r.obj, "spec", "servers")
+                if _conflict(mine, _Listener(s, namespace_of(r.obj)))
+            ]
             if found:
                 hosts = ", ".join(strings_at(server, "hosts"))
                 number = int_at(server, "port", "number")
                 text = (
-                    f"Conflicts with gateways {listed(set(found))}: same selector, port {number} and hosts ({hosts})."
+                    f"Conflicts with gateways {listed(set(found))}: same workload, port {number} and hosts ({hosts})."
                 )
                 yield message("IST0145", placed, text, "spec", "servers", index)
 
@@ -31,18 +37,31 @@ def _title(placed: Placed) -> str:
     return f"{namespace_of(placed.obj)}/{name_of(placed.obj)}"
 
 
-def _conflict(one: JsonObject, other: JsonObject) -> bool:
-    if int_at(one, "port", "number") != int_at(other, "port", "number"):
+def _same_workload(context: Context, one: Mapping[str, str], other: Mapping[str, str]) -> bool:
+    """Whether both are for one workload: by the same selector, or by a pod that both choose."""
+    if one == other:
+        return True
+    if any(other.get(k, v) != v for k, v in one.items()):
         return False
-    if str_at(one, "bind") != str_at(other, "bind"):
-        return False
-    mine, theirs = strings_at(one, "hosts"), strings_at(other, "hosts")
-    return any(_same(a, b) for a in mine for b in theirs)
+    return bool(context.pods("", {**one, **other}))
 
 
-def _same(one: str, other: str) -> bool:
-    space, _, host = one.rpartition("/")
-    space2, _, host2 = other.rpartition("/")
-    if space not in ("", "*") and space2 not in ("", "*") and space != space2:
+class _Listener(NamedTuple):
+    server: JsonObject
+    namespace: str
+
+    @property
+    def hosts(self) -> set[str]:
+        """With the own namespace in place of `.`; any namespace is left out."""
+        found: set[str] = set()
+        for text in strings_at(self.server, "hosts"):
+            space, _, host = text.rpartition("/")
+            found.add(f"{self.namespace if space == '.' else space}/{host}" if space not in ("", "*") else host)
+        return found
+
+
+def _conflict(one: _Listener, other: _Listener) -> bool:
+    """The same name, as Istio has it: a name beside a wildcard that covers it is no conflict, the nearer one wins."""
+    if int_at(one.server, "port", "number") != int_at(other.server, "port", "number"):
         return False
-    return host_matches(host, host2) or host_matches(host2, host)
+    return str_at(one.server, "bind") == str_at(other.server, "bind") and bool(one.hosts & other.hosts)

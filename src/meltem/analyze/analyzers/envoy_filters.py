@@ -8,8 +8,8 @@ from meltem.analyze.context import Context, message
 from meltem.analyze.messages import Message
 from meltem.objects import int_at, objects_at, str_at
 
-_RELATIVE = frozenset(("INSERT_BEFORE", "INSERT_AFTER", "REPLACE", "MERGE", "REMOVE"))
-_REPLACEABLE = frozenset(("HTTP_FILTER", "NETWORK_FILTER"))
+_RELATIVE = frozenset(("INSERT_BEFORE", "INSERT_AFTER", "REPLACE", "REMOVE"))
+_REPLACEABLE = frozenset(("HTTP_FILTER", "NETWORK_FILTER", "VIRTUAL_HOST"))
 _WHOLE = frozenset(("ROUTE_CONFIGURATION", "HTTP_ROUTE"))
 
 
@@ -23,7 +23,7 @@ def analyze(context: Context) -> Iterable[Message]:
                 yield message(
                     "IST0152",
                     placed,
-                    f"REPLACE does nothing for {target}: it is for HTTP_FILTER and NETWORK_FILTER.",
+                    f"REPLACE does nothing for {target}: it is for HTTP_FILTER, NETWORK_FILTER and VIRTUAL_HOST.",
                     *path,
                 )
             elif operation == "ADD" and target in _WHOLE:
@@ -36,8 +36,7 @@ def analyze(context: Context) -> Iterable[Message]:
                         f"{operation} with a proxyVersion and without priority may not be applied, or not in the order "
                     )
                     yield message("IST0155", placed, text + "that is meant. Set spec.priority.", *path)
-                elif operation in ("INSERT_BEFORE", "INSERT_AFTER"):
-                    text = (
-                        f"{operation} without priority depends on which EnvoyFilter comes first. Use INSERT_FIRST, or "
-                    )
-                    yield message("IST0151", placed, text + "set spec.priority.", *path)
+                else:
+                    instead = "Use INSERT_FIRST, or set" if operation.startswith("INSERT") else "Set"
+                    text = f"{operation} without priority depends on which EnvoyFilter comes first. {instead} "
+                    yield message("IST0151", placed, text + "spec.priority.", *path)

@@ -7,13 +7,14 @@ from collections.abc import Iterable
 from meltem.analyze.context import Context, listed, message, spec_map
 from meltem.analyze.messages import Message
 from meltem.graph.policies import GATEWAY_NAME
-from meltem.objects import annotations_of, labels_of, name_of, namespace_of
+from meltem.objects import annotations_of, at, labels_of, name_of, namespace_of
 
 _KINDS = ("AuthorizationPolicy", "RequestAuthentication", "Telemetry", "WasmPlugin", "TrafficExtension")
 BUNDLE = "gateway.networking.k8s.io/bundle-version"
 MINIMUM = {
     "backendtlspolicies.gateway.networking.k8s.io": (1, 4, 0),
     "grpcroutes.gateway.networking.k8s.io": (1, 1, 0),
+    "tlsroutes.gateway.networking.k8s.io": (1, 5, 0),
 }
 """Definitions, and the first release of the Gateway API that has the version that is read."""
 
@@ -23,7 +24,7 @@ def analyze_selectors(context: Context) -> Iterable[Message]:
         for placed in context.own(kind):
             labels = spec_map(placed, "selector", "matchLabels")
             space = "" if namespace_of(placed.obj) == context.root_namespace else namespace_of(placed.obj)
-            if not labels or GATEWAY_NAME in labels:
+            if not labels or any(at(placed.obj, "spec", k) for k in ("targetRef", "targetRefs")):
                 continue
             names = {labels_of(p)[GATEWAY_NAME] for p in context.pods(space, labels) if GATEWAY_NAME in labels_of(p)}
             if names:

@@ -32,7 +32,7 @@ def analyze(context: Context) -> Iterable[Message]:
                 yield message("IST0101", placed, f"Referenced gateway not found: {text}", "spec", "gateways", index)
                 continue
             missing = [h for h in hosts if not _served(gateway, h, namespace)]
-            if missing:
+            if hosts and len(missing) == len(hosts):
                 said = f"Gateway {name} serves none of the hosts {listed(missing)}: the routes do not apply there."
                 yield message("IST0132", placed, said, "spec", "hosts")
 

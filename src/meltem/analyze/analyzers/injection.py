@@ -13,6 +13,7 @@ from meltem.simulate.proxies import proxy_container
 
 _LABEL = "istio-injection"
 _REVISION = "istio.io/rev"
+_MODE = "istio.io/dataplane-mode"
 _INJECT = "sidecar.istio.io/inject"
 
 
@@ -51,10 +52,11 @@ def _namespaces(context: Context, *, by_default: bool) -> Iterable[Message]:
         name, labels = name_of(placed.obj), labels_of(placed.obj)
         if not _kept(context, placed.obj):
             continue
-        if _LABEL in labels and _REVISION in labels:
-            text = f"The namespace has both labels, {_LABEL} and {_REVISION}; {_LABEL} wins. Remove one of them."
+        asking = [k for k in (_LABEL, _REVISION, _MODE) if k in labels]
+        if len(asking) > 1 and labels.get(_LABEL, "enabled") == "enabled":
+            text = f"The namespace has the labels {' and '.join(asking)}; {asking[0]} wins. Keep one of them."
             yield message("IST0123", placed, text, "metadata", "labels")
-        elif _LABEL not in labels and _REVISION not in labels and "istio.io/dataplane-mode" not in labels:
+        elif _LABEL not in labels and _REVISION not in labels and _MODE not in labels:
             if by_default:
                 text = "The namespace is enabled for injection: the installation says enableNamespacesByDefault."
                 yield message("IST0148", placed, text)

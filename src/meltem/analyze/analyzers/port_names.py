@@ -20,14 +20,13 @@ def analyze(context: Context) -> Iterable[Message]:
         external = str_at(placed.obj, "spec", "type") == "ExternalName"
         for index, port in enumerate(objects_at(placed.obj, "spec", "ports")):
             name = str_at(port, "name")
-            if str_at(port, "appProtocol") or str_at(port, "protocol") == "UDP" or _says(name):
+            said = bool(str_at(port, "appProtocol")) or str_at(port, "protocol") == "UDP" or _says(name)
+            if said and not (external and name == "tcp"):
                 continue
             number = int_at(port, "port")
             if external:
-                text = (
-                    f"Port {number} of an ExternalName service has a name without protocol ({name!r}): it is TCP, and"
-                )
-                text += " takes all traffic to that port. Name it http, https or tls."
+                text = f"Port {number} of an ExternalName service is TCP by its name ({name!r}), and takes all traffic "
+                text += "to that port. Name it http, https or tls."
                 yield message("IST0150", placed, text, "spec", "ports", index)
             else:
                 text = f"Port name {name or '(none)'!s} (port: {number}, targetPort: {port.get('targetPort', number)}) "
