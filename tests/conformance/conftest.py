@@ -251,7 +251,7 @@ def _kube_flags(binary: str, config: ClusterConfig, etcd: str) -> list[str]:
     ]
 
 
-@pytest.fixture(scope="session", params=["local", pytest.param("kubernetes", marks=pytest.mark.kubernetes)])
+@pytest.fixture(scope="package", params=["local", pytest.param("kubernetes", marks=pytest.mark.kubernetes)])
 def api(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
     home = tmp_path_factory.mktemp(f"api-{request.param}")
     yield from _local(home) if request.param == "local" else _real(home)
