@@ -39,7 +39,7 @@ def validate(settings: Globals, files: tuple[str, ...], more: tuple[str, ...], r
         lines = [f"* {error}" for error in unread]
         warnings: list[str] = []
         for one in placed:
-            errors, warned = _check(one)
+            errors, warned = _check(one, settings.istio_namespace)
             lines += errors or _tried(one, placed, warnings)
             warnings += warned
         for line in warnings:
@@ -54,8 +54,9 @@ def validate(settings: Globals, files: tuple[str, ...], more: tuple[str, ...], r
     return 1 if bad else None
 
 
-def _check(one: Placed) -> tuple[list[str], list[str]]:
-    """(errors, warnings) of one object, with its place in the file."""
+def _check(one: Placed, system: str) -> tuple[list[str], list[str]]:
+    """(errors, warnings) of one object, with its place in the file. `system`: the namespace of the control plane, whose
+    Services are its own affair."""
     from meltem.objects import name_of, namespace_of, object_at, str_at
     from meltem.resources.kinds import find_kind
     from meltem.simulate.lines import path_of
@@ -65,9 +66,13 @@ def _check(one: Placed) -> tuple[list[str], list[str]]:
     title = f"{kind}/{namespace_of(one.obj)}/{name_of(one.obj)}"
     info = find_kind(str_at(one.obj, "apiVersion"), kind)
     if info is None or not info.ours:
+        if kind == "IstioOperator":
+            return _operator(one, title)
         if "istio.io/" in str_at(one.obj, "apiVersion"):
             return [f"* {title} {one.origin.place('kind')}: {_unknown(one)}"], []
-        return [], _kubernetes(one, title, object_at(one.obj, "spec", "template", "metadata", "labels"))
+        if namespace_of(one.obj) == system:
+            return [], []
+        return _ports(one, title), _labels(one, title, object_at(one.obj, "spec", "template", "metadata", "labels"))
     result = check_object(one.obj)
     errors = [f"* {title} {one.origin.place(*path_of(f.path))}: {f}" for f in result.errors]
     warnings = [f"{title} {one.origin.place(*path_of(f.path))}: {f}" for f in result.warnings]
@@ -102,21 +107,39 @@ def _unknown(one: Placed) -> str:
     return "is no kind of Istio's"
 
 
-def _kubernetes(one: Placed, title: str, labels: object) -> list[str]:
-    """What Istio's validate says of Kubernetes' own kinds: labels that telemetry reads, port names."""
+def _operator(one: Placed, title: str) -> tuple[list[str], list[str]]:
+    """(errors, warnings) of what an IstioOperator asks to be installed."""
+    from meltem.install.spec import resolve_document
+
+    try:
+        found = resolve_document(one.obj)
+    except UserError as error:
+        return [f"* {title} {one.origin.place('spec')}: {error.where} {error.what}. {error.remedy}".rstrip(". ")], []
+    return [], [f"{title}: {w}" for w in found.warnings]
+
+
+def _labels(one: Placed, title: str, labels: object) -> list[str]:
+    """Labels of a Deployment's pods that telemetry reads, and that are not there."""
+    from meltem.objects import str_at
+
+    if str_at(one.obj, "kind") != "Deployment" or not isinstance(labels, dict):
+        return []
+    missing = [k for k in _DEPLOYMENT_LABELS if k not in labels]
+    place = one.origin.place("spec", "template", "metadata", "labels")
+    shown = " and no label ".join(missing)
+    return [f"{title} {place}: the pods have no label {shown}, which telemetry shows"] if missing else []
+
+
+def _ports(one: Placed, title: str) -> list[str]:
+    """Ports of a Service that do not say their protocol, which is an error here as in Istio."""
     from meltem.graph.model import Protocol, port_protocol
     from meltem.objects import int_at, objects_at, str_at
 
-    kind = str_at(one.obj, "kind")
-    if kind == "Deployment" and isinstance(labels, dict):
-        missing = [k for k in _DEPLOYMENT_LABELS if k not in labels]
-        if missing:
-            place = one.origin.place("spec", "template", "metadata", "labels")
-            return [f"{title} {place}: the pods have no label {' and no label '.join(missing)}, which telemetry shows"]
-    if kind == "Service":
-        return [
-            f"{title} {one.origin.place('spec', 'ports', i)}: port {int_at(p, 'port')} has a name that says no protocol"
-            for i, p in enumerate(objects_at(one.obj, "spec", "ports"))
-            if port_protocol(0, str_at(p, "name"), str_at(p, "appProtocol"), str_at(p, "protocol")) is Protocol.AUTO
-        ]
-    return []
+    if str_at(one.obj, "kind") != "Service":
+        return []
+    return [
+        f"* {title} {one.origin.place('spec', 'ports', i)}: port {int_at(p, 'port')} has a name that says no protocol. "
+        "Name it like http-web, or set appProtocol."
+        for i, p in enumerate(objects_at(one.obj, "spec", "ports"))
+        if port_protocol(0, str_at(p, "name"), str_at(p, "appProtocol"), str_at(p, "protocol")) is Protocol.AUTO
+    ]

@@ -74,7 +74,7 @@ def problems_of(obj: Json) -> tuple[Problem, ...]:
         _, problems = normalize(cast(JsonObject, obj), info.struct)
     except RecursionError:
         return (Problem("(the whole)", "is nested too deeply"),)
-    keep = [p for p in problems if not p.unknown or (info.ours and p.path.startswith("spec"))]
+    keep = [p for p in problems if not p.unknown or (info.ours and (p.path.startswith("spec") or "." not in p.path))]
     return tuple(keep)
 
 

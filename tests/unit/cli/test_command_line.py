@@ -52,3 +52,46 @@ def test_help_imports_no_verb() -> None:
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stderr.strip() == "['meltem.cli', 'meltem.cli.base', 'meltem.cli.main']"
     assert cli.name == "istioctl"
+
+
+@pytest.mark.parametrize(
+    ("text", "code", "said"),
+    [
+        (
+            "{apiVersion: v1, kind: Service, metadata: {name: s}, spec: {ports: [{port: 80, name: web}]}}",
+            1,
+            "Service/default/s given.yaml:1: port 80 has a name that says no protocol",
+        ),
+        (
+            "{apiVersion: v1, kind: Service, metadata: {name: s, namespace: istio-system}, "
+            "spec: {ports: [{port: 80}]}}",
+            0,
+            "is valid",
+        ),
+        (
+            "{apiVersion: apps/v1, kind: Deployment, metadata: {name: d}, "
+            "spec: {template: {metadata: {labels: {app: a}}}}}",
+            0,
+            "warning: Deployment/default/d given.yaml:1: the pods have no label version",
+        ),
+        (
+            "{apiVersion: networking.istio.io/v1, kind: Gateway, metadata: {name: g}, specs: {}}",
+            1,
+            "specs: unknown field 'specs'. Did you mean 'spec'?",
+        ),
+        (
+            "{apiVersion: install.istio.io/v1alpha1, kind: IstioOperator, metadata: {name: i}, spec: {profil: demo}}",
+            1,
+            "spec.profil is not a field of IstioOperator",
+        ),
+        ("{apiVersion: install.istio.io/v1alpha1, kind: IstioOperator, spec: {profile: demo}}", 0, "is valid"),
+    ],
+)
+def test_validate_says_what_istios_says_of_files(
+    text: str, code: int, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("given.yaml").write_text(text)
+    assert run(["validate", "-f", "given.yaml"]) == code
+    shown = capsys.readouterr()
+    assert said in shown.out + shown.err
