@@ -20,6 +20,7 @@ from hashlib import blake2b
 from typing import TYPE_CHECKING, TypeAlias
 
 import msgspec
+from envoy.admin.v3 import config_dump_shared_pb2 as config_dump
 from envoy.config.accesslog.v3 import accesslog_pb2 as accesslog
 from envoy.config.bootstrap.v3 import bootstrap_pb2 as bootstrap
 from envoy.config.cluster.v3 import circuit_breaker_pb2 as circuit_breaker
@@ -159,6 +160,7 @@ __all__ = [
     "client_side_weighted_round_robin",
     "cluster",
     "common_fault",
+    "config_dump",
     "config_source",
     "cors",
     "csds",

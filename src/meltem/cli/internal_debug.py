@@ -7,7 +7,8 @@ import json
 import click
 
 from meltem.cli.base import Duration, Globals, command, run_async
-from meltem.cli.xds import XdsOptions, syncz, xds_options
+from meltem.cli.xds import XdsOptions, endpoint, syncz, xds_options
+from meltem.errors import MeltemError
 from meltem.objects import Json, JsonObject, name_of, objects_at, str_at, strings_at
 
 _EXAMPLES = """Examples:
@@ -21,7 +22,7 @@ _EXAMPLES = """Examples:
 
 
 @command("internal-debug", help="Asks istiod's debug endpoints.", epilog=_EXAMPLES)
-@click.argument("endpoint", required=False, metavar="[ENDPOINT]")
+@click.argument("name", required=False, metavar="[ENDPOINT]")
 @click.option("--all", "everyone", is_flag=True, help="Ask every istiod, not only one")
 @click.option("-L", "--list", "listing", is_flag=True, help="List the endpoints")
 @click.option("-r", "--revision", default="", help="Revision of istiod")
@@ -30,20 +31,25 @@ _EXAMPLES = """Examples:
 @click.pass_obj
 def internal_debug(
     settings: Globals,
-    endpoint: str | None,
+    name: str | None,
     everyone: bool,
     listing: bool,
     revision: str,
     timeout: float,
     xds: XdsOptions,
 ) -> None:
-    if not endpoint and not listing:
+    if not name and not listing:
         raise click.UsageError("name an endpoint, or list them with -L")
-    path = "list" if listing else (endpoint or "").removeprefix("/").removeprefix("debug/")
+    path = "list" if listing else (name or "").removeprefix("/").removeprefix("debug/")
     if xds.address:
-        if path != "syncz":
-            raise click.UsageError("at an --xds-address there is syncz alone; the others are asked through the cluster")
-        click.echo(json.dumps(run_async(syncz(settings, xds, timeout)), indent=2))
+        if path == "syncz":
+            click.echo(json.dumps(run_async(syncz(settings, xds, timeout)), indent=2))
+        else:
+            said = run_async(endpoint(settings, xds, timeout, path))
+            try:
+                click.echo(json.dumps(json.loads(said), indent=2))
+            except ValueError:
+                raise MeltemError(f"/debug/{path}: {said.strip()}", where=xds.address) from None
         return
     work = ask(settings, f"/debug/{path}", revision, everyone=everyone, timeout=timeout, label=xds.label)
     found = run_async(work)

@@ -1,8 +1,9 @@
 """Asks a control plane over xDS, by the address that `--xds-address` gives, for who has no way to istiod's pods.
 
 In: Istio's flags (`xds_options` adds them to a verb) and the name of a debug endpoint. Out: what istiod says of every
-connected proxy (`ClientConfig`), in the words of `/debug/syncz`. Over TLS the caller shows a token: one of istiod's own
-service account, asked of the cluster, or one signed with the workload certificate in `--cert-dir`.
+connected proxy (`ClientConfig`), in the words of `/debug/syncz`, or an endpoint's own text. Over TLS the caller shows a
+token: one of istiod's own service account, asked of the cluster, or one signed with the workload certificate in
+`--cert-dir`.
 """
 
 from __future__ import annotations
@@ -25,7 +26,7 @@ from meltem.objects import JsonObject, str_at
 if TYPE_CHECKING:
     import grpc
 
-    from meltem.envoyapi import csds
+    from meltem.envoyapi import any_pb2, csds
 
 R = TypeVar("R")
 DEBUG = "istio.io/debug"
@@ -130,12 +131,31 @@ class _Stream(Protocol):
 
 async def syncz(settings: Globals, options: XdsOptions, timeout: float) -> list[JsonObject]:
     """What `/debug/syncz` says, of every proxy that is connected to the control plane at the address."""
+    from meltem.envoyapi import csds
+
+    found: list[JsonObject] = []
+    for resource in await _asked(settings, options, timeout, f"{DEBUG}/syncz", []):
+        config = csds.ClientConfig()
+        if resource.Unpack(config):
+            found.append(_said(config, options.address))
+    return found
+
+
+async def endpoint(settings: Globals, options: XdsOptions, timeout: float, path: str) -> str:
+    """The text of a debug endpoint of the control plane at the address; `path` below `/debug/`, with its query."""
+    found = await _asked(settings, options, timeout, DEBUG, [path])
+    return b"".join(one.value for one in found).decode(errors="replace")
+
+
+async def _asked(
+    settings: Globals, options: XdsOptions, timeout: float, kind: str, names: list[str]
+) -> list[any_pb2.Any]:
     import asyncio
 
     roots, token = b"", ""
     if not options.plaintext:
         roots, token = await _credentials(settings, options)
-    return await asyncio.to_thread(_ask, options, roots, token, timeout)
+    return await asyncio.to_thread(_ask, options, roots, token, timeout, kind, names)
 
 
 async def _credentials(settings: Globals, options: XdsOptions) -> tuple[bytes, str]:
@@ -165,20 +185,22 @@ def _read(file: Path) -> bytes:
         raise UserError(f"cannot be read: {error.strerror}", where=str(file)) from None
 
 
-def _ask(options: XdsOptions, roots: bytes, token: str, timeout: float) -> list[JsonObject]:
+def _ask(
+    options: XdsOptions, roots: bytes, token: str, timeout: float, asked: str, names: list[str]
+) -> list[any_pb2.Any]:
     os.environ.setdefault("GRPC_VERBOSITY", "NONE")  # what its core has to say of a handshake is in the error as well
     import grpc
 
-    from meltem.envoyapi import csds, discovery
+    from meltem.envoyapi import discovery
 
-    request = discovery.DiscoveryRequest(type_url=DEBUG, resource_names=["syncz"])
+    request = discovery.DiscoveryRequest(type_url=asked, resource_names=names)
     request.node.id = "sidecar~127.0.0.1~istioctl.istio-system~istio-system.svc.cluster.local"
     metadata = [("authorization", f"Bearer {token}")] if token else []
     try:
         with _channel(options, roots) as channel:
             method = cast("_Stream", channel.stream_stream(_METHOD, None, None))  # pyright: ignore[reportUnknownMemberType]
             answers = method(iter([request.SerializeToString()]), timeout=timeout, metadata=metadata)
-            answer = discovery.DiscoveryResponse.FromString(next(answers))
+            return [*discovery.DiscoveryResponse.FromString(next(answers)).resources]
     except grpc.RpcError as error:
         call = cast(grpc.Call, error)
         raise Unreachable(
@@ -187,12 +209,6 @@ def _ask(options: XdsOptions, roots: bytes, token: str, timeout: float) -> list[
         ) from None
     except StopIteration:
         raise Unreachable(f"the control plane at {options.address} ended the stream without an answer") from None
-    found: list[JsonObject] = []
-    for resource in answer.resources:
-        config = csds.ClientConfig()
-        if resource.Unpack(config):
-            found.append(_said(config, options.address))
-    return found
 
 
 def _channel(options: XdsOptions, roots: bytes) -> grpc.Channel:

@@ -1,4 +1,5 @@
-"""`/debug/*` on port 8080: what istiod knows, in the shapes that istioctl and Kiali read.
+"""`/debug/*` on ports 8080 and 15014, and over discovery streams: what istiod knows, in the shapes that istioctl and
+Kiali read.
 
 In: the engine, the connections, what istiod is configured by. Out: an aiohttp sub-application's routes. From loopback
 everybody may look; from elsewhere only a service account of istiod's own namespace (others see their own proxies).
@@ -9,6 +10,7 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping
 from typing import cast
+from urllib.parse import parse_qsl
 
 import msgspec
 from aiohttp import web
@@ -27,7 +29,9 @@ from meltem.resources.base import encode_hook as resource_hook
 from meltem.resources.kinds import ISTIO_KINDS
 from meltem.resources.parse import to_object
 from meltem.status.judge import Judge
+from meltem.validate.envoy_check import readable
 from meltem.xds import status
+from meltem.xds.config_dump import route_configurations
 from meltem.xds.connection import Connection
 from meltem.xds.push import Connections
 from meltem.xds.server import DiscoveryServer
@@ -37,18 +41,16 @@ _OWN = frozenset({"config_dump", "edsz", "ndsz"})
 _DUMPS = (
     (api.CLUSTER, "type.googleapis.com/envoy.admin.v3.ClustersConfigDump", "dynamic_active_clusters", "cluster"),
     (api.LISTENER, "type.googleapis.com/envoy.admin.v3.ListenersConfigDump", "dynamic_listeners", "listener"),
-    (api.ROUTE, "type.googleapis.com/envoy.admin.v3.RoutesConfigDump", "dynamic_route_configs", "route_config"),
     (api.ENDPOINT, "type.googleapis.com/envoy.admin.v3.EndpointsConfigDump", "dynamic_endpoint_configs",
      "endpoint_config"),
 )  # fmt: skip
 _MESSAGES: Mapping[str, Callable[[], api.message.Message]] = {
     api.CLUSTER: api.cluster.Cluster,
     api.LISTENER: api.listener.Listener,
-    api.ROUTE: api.route.RouteConfiguration,
     api.ENDPOINT: api.endpoint.ClusterLoadAssignment,
-    api.VIRTUAL_HOST: api.route_components.VirtualHost,
 }
 
+Query = Mapping[str, str]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
@@ -64,7 +66,6 @@ class Debug:
         judge: Judge,
         *,
         system_namespace: str,
-        authenticator: Authenticator | None,
         admin: bool = False,
     ) -> None:
         self._engine = engine
@@ -74,12 +75,12 @@ class Debug:
         self._feed = feed
         self._judge = judge
         self._system = system_namespace
-        self._authenticator = authenticator
+        self._authenticator: Authenticator | None = None
         self._admin = admin
 
-    def endpoints(self) -> dict[str, tuple[str, Callable[[web.Request], Json]]]:
+    def endpoints(self) -> dict[str, tuple[str, Callable[[Query], Json]]]:
         """Path below `/debug/` → what it shows, and how."""
-        found: dict[str, tuple[str, Callable[[web.Request], Json]]] = {
+        found: dict[str, tuple[str, Callable[[Query], Json]]] = {
             "syncz": ("Synchronization status of all Envoys connected to this istiod", self._syncz),
             "config_distribution": (
                 "Which proxies have the resource named by resource, as it stands",
@@ -116,27 +117,45 @@ class Debug:
             found["force_disconnect"] = ("Ends the streams of the proxy named by proxyID", self._disconnect)
         return found
 
-    def routes(self) -> list[web.RouteDef]:
-        found = [web.get("/debug", self._index), web.get("/debug/", self._index), web.get("/debug/list", self._list)]
-        return [*found, *(web.get(f"/debug/{n}", self._guarded(n, f)) for n, (_, f) in self.endpoints().items())]
+    def routes(self, authenticator: Authenticator | None) -> list[web.RouteDef]:
+        """Without an authenticator everybody may see everything."""
+        self._authenticator = authenticator
+        found = [web.get(path, self._list) for path in ("/debug", "/debug/", "/debug/list")]
+        return [*found, *(web.get(f"/debug/{name}", self._guarded(name)) for name in self.endpoints())]
 
     # Who may ask
 
-    def _guarded(self, name: str, function: Callable[[web.Request], Json]) -> Handler:
+    def _guarded(self, name: str) -> Handler:
         async def handle(request: web.Request) -> web.StreamResponse:
             caller = await self._caller(request)
             if isinstance(caller, web.StreamResponse):
                 return caller
-            if caller is not None and caller.namespace != self._system:
-                target = self._connections.of(request.query.get("proxyID", ""))
-                if name not in _OWN or target is None or target.proxy.namespace != caller.namespace:
-                    return web.Response(status=403, text="only your own proxies, by proxyID\n")
-            try:
-                return json_response(function(request))
-            except LookupError as error:
-                return web.Response(status=404, text=f"{error.args[0]}\n")
+            code, body = self._said(name, request.query, caller.namespace if caller is not None else "")
+            return web.Response(
+                status=code, body=body, content_type="application/json" if code == 200 else "text/plain"
+            )
 
         return handle
+
+    def text(self, path: str, namespace: str) -> bytes:
+        """An endpoint's answer, or why there is none; `path` below `/debug/` with its query, `namespace`: the caller's,
+        empty for one who may see everything."""
+        name, _, query = path.partition("?")
+        if name == "list":
+            return _names(self.endpoints())
+        if name not in self.endpoints():
+            return b"404 page not found\n"
+        return self._said(name, dict(parse_qsl(query)), namespace)[1]
+
+    def _said(self, name: str, query: Query, namespace: str) -> tuple[int, bytes]:
+        if namespace not in ("", self._system):
+            target = self._connections.of(query.get("proxyID", ""))
+            if name not in _OWN or target is None or target.proxy.namespace != namespace:
+                return 403, b"only your own proxies, by proxyID\n"
+        try:
+            return 200, msgspec.json.encode(self.endpoints()[name][1](query))
+        except LookupError as error:
+            return 404, f"{error.args[0]}\n".encode()
 
     async def _caller(self, request: web.Request) -> CallerIdentity | web.Response | None:
         if self._authenticator is None or _is_loopback(request.remote or ""):
@@ -150,14 +169,11 @@ class Debug:
 
     # What they see
 
-    async def _index(self, request: web.Request) -> web.StreamResponse:
-        return await self._list(request)
-
     async def _list(self, _request: web.Request) -> web.StreamResponse:
-        return json_response([f"/debug/{name}" for name in sorted(self.endpoints())])
+        return web.Response(body=_names(self.endpoints()), content_type="application/json")
 
-    def _connection(self, request: web.Request) -> Connection:
-        proxy_id = request.query.get("proxyID", "")
+    def _connection(self, query: Query) -> Connection:
+        proxy_id = query.get("proxyID", "")
         if not proxy_id:
             raise LookupError("name a proxy: ?proxyID=<name>.<namespace>")
         found = self._connections.of(proxy_id)
@@ -165,8 +181,8 @@ class Debug:
             raise LookupError(f"proxy {proxy_id[:200]} is not connected to this istiod (others may serve it)")
         return found
 
-    def _syncz(self, request: web.Request) -> Json:
-        namespace = request.query.get("namespace", "")
+    def _syncz(self, query: Query) -> Json:
+        namespace = query.get("namespace", "")
         shown = [c for c in self._connections if not namespace or c.proxy.namespace == namespace]
         found: list[Json] = []
         for connection, one in zip(shown, status.syncz(shown), strict=True):
@@ -177,8 +193,8 @@ class Debug:
             found.append({**one, "envoyfilters_left_out": left_out} if left_out and isinstance(one, dict) else one)
         return found
 
-    def _distribution(self, request: web.Request) -> Json:
-        parts = request.query.get("resource", "").split("/")
+    def _distribution(self, query: Query) -> Json:
+        parts = query.get("resource", "").split("/")
         info = next((k for k in ISTIO_KINDS if parts[0].lower() in (k.kind.lower(), k.plural)), None)
         if len(parts) != 3 or info is None:
             raise LookupError("name a resource: ?resource=virtualservice/<namespace>/<name>")
@@ -193,8 +209,8 @@ class Debug:
             "message": verdict.message, "have": share.have, "of": share.of, "missing": [*share.missing],
         }  # fmt: skip
 
-    def _adsz(self, request: web.Request) -> Json:
-        if request.query.get("push") == "true":
+    def _adsz(self, query: Query) -> Json:
+        if query.get("push") == "true":
             count = 0
             for connection in self._connections:
                 connection.send_again()
@@ -202,20 +218,26 @@ class Debug:
             return f"Pushed to {count} servers"
         return status.adsz(self._connections)
 
-    def _config_dump(self, request: web.Request) -> Json:
-        connection = self._connection(request)
+    def _config_dump(self, query: Query) -> Json:
+        connection = self._connection(query)
         configs: list[Json] = []
         for type_url, dump, field, inner in _DUMPS:
             entries: list[Json] = []
             for resource in sorted(connection.attachment.all(type_url), key=lambda r: r.name):
                 content: JsonObject = {"@type": type_url, **decoded(resource)}
                 if type_url == api.LISTENER:
-                    entries.append({"name": resource.name, "active_state": {"listener": content}})
+                    state: JsonObject = {"version_info": resource.version, "listener": content}
+                    entries.append({"name": resource.name, "active_state": state})
                 else:
                     entries.append({"version_info": resource.version, inner: content})
             configs.append({"@type": dump, field: entries})
-        hosts: list[Json] = [decoded(r) for r in connection.attachment.all(api.VIRTUAL_HOST)]
-        configs.append({"@type": "type.googleapis.com/envoy.admin.v3.VirtualHosts", "virtual_hosts": hosts})
+        routes: list[Json] = [
+            {"version_info": one.version, "route_config": {"@type": api.ROUTE, **_readable(one, whole)}}
+            for one, whole in route_configurations(connection)
+        ]
+        configs.append(
+            {"@type": "type.googleapis.com/envoy.admin.v3.RoutesConfigDump", "dynamic_route_configs": routes}
+        )
         secrets: list[Json] = [
             {"name": r.name, "version_info": r.version} for r in connection.attachment.all(api.SECRET)
         ]
@@ -224,10 +246,10 @@ class Debug:
         )
         return {"configs": configs}
 
-    def _edsz(self, request: web.Request) -> Json:
-        if "proxyID" not in request.query:
+    def _edsz(self, query: Query) -> Json:
+        if "proxyID" not in query:
             return self._endpoints()
-        found = self._connection(request).attachment.all(api.ENDPOINT)
+        found = self._connection(query).attachment.all(api.ENDPOINT)
         return [decoded(r) for r in sorted(found, key=lambda r: r.name)]
 
     def _endpoints(self) -> list[Json]:
@@ -263,12 +285,12 @@ class Debug:
         source = self._engine.inputs.by_kind[kind]
         return [to_object(v) for v in source.values() if isinstance(v, Resource)]
 
-    def _resources(self, _request: web.Request) -> Json:
+    def _resources(self, _query: Query) -> Json:
         return [{"connectionId": c.id, "watches": {t: s.resources for t, s in c.session.statuses().items()}}
                 for c in self._connections]  # fmt: skip
 
-    def _sidecar(self, request: web.Request) -> Json:
-        connection = self._connection(request)
+    def _sidecar(self, query: Query) -> Json:
+        connection = self._connection(query)
         return {"proxy": connection.proxy.id, "groups": [repr(g) for g in connection.attachment.groups]}
 
     def _problems(self) -> Json:
@@ -306,8 +328,8 @@ class Debug:
         return {"policy": config.policy, "defaultTemplates": list(config.default_templates),
                 "templates": dict(self._mesh.injector_templates)}  # fmt: skip
 
-    def _disconnect(self, request: web.Request) -> Json:
-        proxy_id = request.query.get("proxyID", "")
+    def _disconnect(self, query: Query) -> Json:
+        proxy_id = query.get("proxyID", "")
         return {"proxy": proxy_id, "streams": self._connections.disconnect(proxy_id)}
 
 
@@ -318,10 +340,18 @@ def decoded(resource: api.Resource) -> JsonObject:
         return {"name": resource.name, "version": resource.version}
     message = make()
     message.ParseFromString(resource.body)
+    return _readable(resource, message)
+
+
+def _readable(resource: api.Resource, message: api.message.Message) -> JsonObject:
     try:
-        return cast(JsonObject, api.json_format.MessageToDict(message, preserving_proto_field_name=True))
+        return readable(message)
     except (TypeError, KeyError) as error:  # an Any of a type that the wheel does not have
         return {"name": resource.name, "version": resource.version, "undecodable": str(error)}
+
+
+def _names(endpoints: Iterable[str]) -> bytes:
+    return msgspec.json.encode([f"/debug/{name}" for name in sorted(endpoints)])
 
 
 def json_response(value: Json, code: int = 200) -> web.Response:

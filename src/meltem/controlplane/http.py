@@ -1,4 +1,4 @@
-"""istiod's HTTP ports: webhooks over TLS (15017), readiness and debugging (8080), metrics (15014).
+"""istiod's HTTP ports: webhooks over TLS (15017), readiness and debugging (8080), metrics and debugging (15014).
 
 In: what answers. Out: `serve`, a context that listens on all of them while it is open. Bounded: body sizes.
 """
@@ -143,7 +143,7 @@ def ready_handler(ready: Callable[[], bool]) -> Callable[[web.Request], Awaitabl
 
 
 def monitoring_application(registry: CollectorRegistry, version: str) -> web.Application:
-    """`/metrics` and `/version`."""
+    """`/metrics` and `/version`; istiod adds the debug endpoints."""
 
     async def metrics(_request: web.Request) -> web.StreamResponse:
         return web.Response(body=generate_latest(registry), headers={"Content-Type": CONTENT_TYPE_LATEST})
@@ -151,7 +151,8 @@ def monitoring_application(registry: CollectorRegistry, version: str) -> web.App
     async def version_text(_request: web.Request) -> web.StreamResponse:
         return web.Response(text=version)
 
-    application = web.Application()
+    # Istio's istioctl asks for `//version`.
+    application = web.Application(middlewares=[web.normalize_path_middleware(append_slash=False, merge_slashes=True)])
     application.add_routes([web.get("/metrics", metrics), web.get("/version", version_text)])
     return application
 

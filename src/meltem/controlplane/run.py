@@ -13,6 +13,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Itera
 from typing import Protocol, TypeVar, cast
 
 import grpc
+import msgspec
 import structlog
 from aiohttp import web
 from prometheus_client import CollectorRegistry, Counter, Gauge, Info, PlatformCollector, ProcessCollector
@@ -59,11 +60,11 @@ from meltem.status.ingress import IngressStatusWriter
 from meltem.status.judge import Judge, Refusal
 from meltem.status.reports import Reporter, Reports, Who
 from meltem.status.writer import StatusWriter
+from meltem.xds.answers import DebugAnswers
 from meltem.xds.connection import ConnectionLimits
 from meltem.xds.metrics import XdsMetrics
 from meltem.xds.push import Connections, settle_memory
 from meltem.xds.server import DiscoveryServer, GrpcServer, new_server, server_options
-from meltem.xds.status import DebugAnswers
 from meltem.xds.subscription import in_short
 
 log = structlog.stdlib.get_logger("istiod")
@@ -151,7 +152,6 @@ class ControlPlane:
             self._metrics,
             limits=self._limits,
             ready=lambda: self.ready,
-            debug=DebugAnswers(self.connections, self._namespace),
             settled=self._settled,
             registrar=self.registration,
         )
@@ -159,6 +159,24 @@ class ControlPlane:
         self.reports = Reports(self._who, self.engine.inputs.pods)
         self.judge = Judge(
             self.engine, self.feed.problems, self._refusals, settings.cluster_id, self._standings, self.reports.of
+        )
+        self.debug = Debug(
+            self.engine,
+            self.server,
+            self.mesh,
+            self.feed,
+            self.judge,
+            system_namespace=self._namespace,
+            admin=settings.unsafe_enable_admin_endpoints,
+        )
+        self.server.answers_debug(
+            DebugAnswers(
+                self.connections,
+                self._namespace,
+                control_plane_identifier(settings.pod_name),
+                self.debug.text,
+                guarded=settings.enable_debug_endpoint_auth,
+            )
         )
         self._writes_status = False
         self.ready = False
@@ -350,20 +368,12 @@ class ControlPlane:
         )
         admin = web.Application()
         admin.add_routes([web.get("/ready", http.ready_handler(lambda: self.ready))])
+        shown = self.debug.routes(self._authenticator if settings.enable_debug_endpoint_auth else None)
         if settings.enable_debug_on_http:
-            debug = Debug(
-                self.engine,
-                self.server,
-                self.mesh,
-                self.feed,
-                self.judge,
-                system_namespace=self._namespace,
-                authenticator=self._authenticator if settings.enable_debug_endpoint_auth else None,
-                admin=settings.unsafe_enable_admin_endpoints,
-            )
-            admin.add_routes(debug.routes())
+            admin.add_routes(shown)
         await stack.enter_async_context(http.serve(admin, address(flags.http), "debugging"))
         monitoring = http.monitoring_application(self._registry, __version__)
+        monitoring.add_routes(shown)
         await stack.enter_async_context(http.serve(monitoring, address(flags.monitoring), "metrics"))
 
     async def _grpc(self, authority: Authority, serving: Serving) -> list[GrpcServer]:
@@ -545,6 +555,12 @@ class ControlPlane:
         Gauge("pilot_total_rejected_configs", "Resources that cannot be used.", registry=registry).set_function(
             lambda: len(self.feed.problems)
         )
+
+
+def control_plane_identifier(pod: str) -> str:
+    """Who answers, as Istio's control planes say it in discovery responses: istioctl reads it."""
+    who: JsonObject = {"Component": "istiod", "ID": pod, "Info": {"version": __version__, "status": "Clean"}}
+    return msgspec.json.encode(who).decode()
 
 
 def tls_credentials(serving: Serving) -> grpc.ServerCredentials:

@@ -33,7 +33,7 @@ ByType = Mapping[str, Mapping[str, bytes]]
 SDS_DIRECTORY = "/etc/istio/proxy"
 SECRET_FILES = ("sds-default.json", "sds-rootca.json")
 STATS_TYPE = api.PREFIX + "envoy.extensions.access_loggers.stats.v3.Config"
-STATS_SCOPE: JsonObject = {"prefix": "istio"}
+STATS_SCOPE: JsonObject = {"enable_eviction": True, "prefix": "istio", "sharing_name": "istio"}
 """Without `sharing_name`, with which Envoy 1.40 crashes at the end of a validation (not when it serves)."""
 ELSEWHERE = re.compile(r"[Ii]nvalid path|does not exist|[Uu]nable to read file|existing path|No such file")
 """Files that only the proxy has: what Envoy says here of them says nothing."""

@@ -64,8 +64,8 @@ class GrpcServer(Protocol):
 class DebugSource(Protocol):
     """Answers to `istio.io/debug` requests over ADS."""
 
-    def answer(self, type_url: str, names: Sequence[str], caller: CallerIdentity | None) -> bytes | None:
-        """A DiscoveryResponse without its nonce, or None for what there is no answer to."""
+    def answer(self, kind: str, names: Sequence[str], caller: CallerIdentity | None, nonce: str = "") -> bytes | None:
+        """A DiscoveryResponse, or None for what there is no answer to; `kind`: the type's URL."""
         ...
 
 
@@ -96,7 +96,6 @@ class DiscoveryServer:
         *,
         limits: ConnectionLimits | None = None,
         ready: Callable[[], bool] = lambda: True,
-        debug: DebugSource | None = None,
         settled: Callable[[str], Awaitable[None]] | None = None,
         registrar: Registrar | None = None,
     ) -> None:
@@ -109,9 +108,12 @@ class DiscoveryServer:
         metrics.refusals_of(lambda: ((p, t, len(some)) for p, t, some in connections.refusals()))
         self._limits = limits or ConnectionLimits()
         self._ready = ready
-        self._debug = debug
+        self._debug: DebugSource | None = None
         self._settled = settled
         self._registrar = registrar
+
+    def answers_debug(self, source: DebugSource) -> None:
+        self._debug = source
 
     def handler(self, authenticator: Authenticator | None) -> RpcHandler:
         """For one port; None where nobody has to prove who they are."""
@@ -240,13 +242,16 @@ class DiscoveryServer:
             await self._registrar.report(proxy, caller, problem_of(problem))
 
     async def _debug_stream(self, context: Context, caller: CallerIdentity | None, message: object) -> None:
+        answered: set[str] = set()
         while isinstance(message, bytes):
             request, _ = parse_state(message)
-            if not request.nonce:
-                answer = self._debug.answer(request.type_url, request.names, caller) if self._debug else None
-                if answer is None:
+            if request.nonce not in answered:  # Istio's istioctl writes a nonce of its own into what it asks
+                nonce = f"debug-{len(answered)}"
+                found = self._debug.answer(request.type_url, request.names, caller, nonce) if self._debug else None
+                if found is None:
                     raise UserError(f"there is no debug information of type {request.type_url[:80]!r}")
-                await context.write(answer)
+                answered.add(nonce)
+                await context.write(found)
             message = await context.read()
 
     async def _run(self, connection: Connection, context: Context, received: Callable[[bytes], None]) -> None:

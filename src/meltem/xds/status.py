@@ -5,10 +5,9 @@ In: connections. Out: plain values in the shapes that Istio's tools read.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import cast
 
-from meltem.ca.identity import CallerIdentity
 from meltem.clock import rfc3339
 from meltem.envoyapi import (
     CLUSTER,
@@ -18,14 +17,11 @@ from meltem.envoyapi import (
     ROUTE,
     SECRET,
     VIRTUAL_HOST,
-    any_pb2,
     csds,
-    discovery,
 )
 from meltem.objects import Json, JsonObject
 from meltem.xds.connection import Connection
 from meltem.xds.metrics import short_name
-from meltem.xds.push import Connections
 from meltem.xds.subscription import SyncState, TypeStatus
 
 _SYNCZ = {
@@ -35,7 +31,7 @@ _SYNCZ = {
     ENDPOINT: "endpoint",
     EXTENSION_CONFIG: "extensionconfig",
 }
-SHOWN_TYPES = (CLUSTER, LISTENER, ENDPOINT, ROUTE, VIRTUAL_HOST, SECRET, EXTENSION_CONFIG)
+SHOWN_TYPES = (CLUSTER, LISTENER, ENDPOINT, ROUTE, SECRET, EXTENSION_CONFIG)
 _CONFIG_STATUS = {
     SyncState.SYNCED: "SYNCED",
     SyncState.STALE: "STALE",
@@ -43,7 +39,8 @@ _CONFIG_STATUS = {
     SyncState.ERROR: "ERROR",
     SyncState.IGNORED: "UNKNOWN",
 }
-SYSTEM = ("istio-system",)
+
+_WORSE = (SyncState.IGNORED, SyncState.SYNCED, SyncState.NOT_SENT, SyncState.STALE, SyncState.ERROR)
 
 
 def syncz(connections: Iterable[Connection]) -> list[Json]:
@@ -112,39 +109,21 @@ def adsz(connections: Iterable[Connection]) -> JsonObject:
     return {"totalClients": len(clients), "clients": clients}
 
 
-class DebugAnswers:
-    """Answers `istio.io/debug/syncz` over ADS, as `istioctl proxy-status` asks it: one ClientConfig a connection.
-
-    Callers outside of istiod's own namespace learn only about proxies of theirs.
-    """
-
-    def __init__(self, connections: Connections, system_namespace: str) -> None:
-        self._connections = connections
-        self._system = system_namespace
-
-    def answer(self, type_url: str, names: Sequence[str], caller: CallerIdentity | None) -> bytes | None:
-        if not type_url.endswith("/syncz") and "syncz" not in names:
-            return None
-        wanted = [n for n in names if n != "syncz"]
-        answer = discovery.DiscoveryResponse(type_url=type_url)
-        for connection in self._connections:
-            if wanted and connection.proxy.id not in wanted:
-                continue
-            if caller is not None and caller.namespace not in (self._system, connection.proxy.namespace):
-                continue
-            packed = any_pb2.Any()
-            packed.Pack(client_config(connection))
-            answer.resources.append(packed)
-        return answer.SerializeToString()
-
-
 def client_config(connection: Connection) -> csds.ClientConfig:
-    """CSDS's view of one connection."""
+    """CSDS's view of one connection. Routes come as RDS and, one by one, as VHDS: the worse of the two is told."""
     made = csds.ClientConfig(node={"id": connection.proxy.id, "cluster": connection.proxy.cluster})
-    made.node.metadata.update({"CLUSTER_ID": connection.proxy.cluster, "ISTIO_VERSION": connection.proxy.version})
+    made.node.metadata.update(
+        {
+            "CLUSTER_ID": connection.proxy.cluster,
+            "NAMESPACE": connection.proxy.namespace,
+            "ISTIO_VERSION": connection.proxy.version,
+        }
+    )
     statuses = connection.session.statuses()
     for type_url in SHOWN_TYPES:
         one = statuses.get(type_url)
+        if type_url == ROUTE:
+            one = max(one, statuses.get(VIRTUAL_HOST), key=lambda s: _WORSE.index(s.state) if s is not None else -1)
         state = one.state if one is not None else SyncState.IGNORED
         entry = made.generic_xds_configs.add(type_url=type_url)
         entry.config_status = cast("csds.ConfigStatus", csds.ConfigStatus.Value(_CONFIG_STATUS[state]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import grpc
 import pytest
 from xds_rig import (
     Served,
@@ -17,6 +18,9 @@ from xds_rig import (
 )
 
 from meltem import envoyapi as api
+from meltem.ca.identity import CallerIdentity
+from meltem.xds.answers import CONFIG_DUMP, DEBUG, SYNCZ, DebugAnswers
+from meltem.xds.server import SERVICE, STATE
 
 pytestmark = pytest.mark.envoy
 
@@ -76,3 +80,64 @@ async def test_two_route_configurations_share_one_stream_of_virtual_hosts(
 
 async def _without(envoy: object, name: str) -> bool:
     return name not in await envoy.admin("/listeners")
+
+
+async def test_istios_own_istioctl_is_told_how_proxies_stand_and_what_they_are_sent(
+    served: Served, start_envoy: Callable[..., object]
+) -> None:
+    """It writes a nonce of its own into what it asks, and acknowledges what it gets: that is not asked again."""
+    port = free_port()
+    served.engine.put(
+        listener("l1", port, "80"),
+        route_configuration("80", host("any", "*", "fallback")),
+        route_configuration("unasked", host("no", "*", "")),
+        virtual_host("80", "a.test", "a on 80"),
+    )
+    answers = DebugAnswers(served.connections, "istio-system", '{"ID":"istiod-1"}', lambda p, n: f"{p} {n}".encode())
+    served.discovery.answers_debug(answers)
+    envoy = await start_envoy(served.port)
+
+    async def is_up() -> bool:
+        return (await envoy.get(port, "a.test"))[1] == "a on 80"
+
+    await eventually(is_up)
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{served.port}") as channel:
+        call = channel.stream_stream(f"/{SERVICE}/{STATE}")()
+        asked = api.discovery.DiscoveryRequest(type_url=SYNCZ, response_nonce="2026-11-27 05:40:50")
+
+        async def told() -> api.discovery.DiscoveryResponse:
+            await call.write(asked.SerializeToString())
+            return api.discovery.DiscoveryResponse.FromString(await call.read())
+
+        async def synced() -> bool:
+            answer = await told()
+            assert answer.control_plane.identifier == '{"ID":"istiod-1"}'
+            config = api.csds.ClientConfig.FromString(answer.resources[0].value)
+            states = {c.type_url: c.config_status for c in config.generic_xds_configs}
+            return {states[api.LISTENER], states[api.ROUTE]} == {api.csds.SYNCED}
+
+        await eventually(synced)
+        acknowledged = await told()
+        await call.write(
+            api.discovery.DiscoveryRequest(type_url=SYNCZ, response_nonce=acknowledged.nonce).SerializeToString()
+        )
+        assert (await told()).nonce != acknowledged.nonce
+        asked.type_url = CONFIG_DUMP
+        await call.write(asked.SerializeToString())
+        assert await call.code() is grpc.StatusCode.UNAUTHENTICATED
+
+    (proxy,) = (c.proxy for c in served.connections)
+    mine, stranger = (CallerIdentity(namespace=n, service_account="x") for n in (proxy.namespace, "other"))
+
+    def answer(kind: str, name: str, caller: CallerIdentity) -> list[api.any_pb2.Any]:
+        said = answers.answer(kind, [name], caller)
+        assert said is not None
+        return [*api.discovery.DiscoveryResponse.FromString(said).resources]
+
+    assert answer(CONFIG_DUMP, proxy.id, stranger) == []
+    dumped = {a.type_url: a.value for a in answer(CONFIG_DUMP, proxy.id, mine)}
+    routes = api.config_dump.RoutesConfigDump.FromString(dumped["type.googleapis.com/envoy.admin.v3.RoutesConfigDump"])
+    (one,) = routes.dynamic_route_configs
+    found = api.route.RouteConfiguration.FromString(one.route_config.value)
+    assert [found.name, *(h.name for h in found.virtual_hosts)] == ["80", "any", "80/a.test"]
+    assert answer(DEBUG, "edsz?x=1", mine)[0].value == b"edsz?x=1 default"

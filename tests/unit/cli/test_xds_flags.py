@@ -28,7 +28,7 @@ def control_plane(seen: list[str], credentials: grpc.ServerCredentials | None = 
 
     def answer(requests: Iterator[bytes], context: grpc.ServicerContext) -> Iterator[bytes]:
         asked = discovery.DiscoveryRequest.FromString(next(requests))
-        assert (asked.type_url, list(asked.resource_names)) == ("istio.io/debug", ["syncz"])
+        assert (asked.type_url, list(asked.resource_names)) == ("istio.io/debug/syncz", [])
         seen.append(dict(context.invocation_metadata()).get("authorization", ""))
         config = csds.ClientConfig(node={"id": "web.shop"})
         config.node.metadata.update({"CLUSTER_ID": "east", "ISTIO_VERSION": "1.27.0"})
@@ -89,7 +89,6 @@ def test_as_a_workload_by_its_certificate(tmp_path: Path, capsys: pytest.Capture
         ["proxy-status", "--xds-address", "a:1", "--xds-label", "app=x"],
         ["proxy-status", "--xds-address", "a:1", "--plaintext", "--cert-dir", "/x"],
         ["proxy-status", "web.shop", "--xds-address", "a:1"],
-        ["x", "internal-debug", "adsz", "--xds-address", "a:1"],
         ["analyze", "--use-kube=false", "--remote-contexts", "west", "x.yaml"],
     ],
 )

@@ -12,7 +12,7 @@ import click
 from meltem.cli.base import Duration, Globals, command, run_async
 from meltem.cli.xds import XdsOptions, syncz, xds_options
 from meltem.errors import MeltemError, UserError
-from meltem.objects import Json, JsonObject, list_at, name_of, object_at, objects_at, str_at
+from meltem.objects import JsonObject, name_of, object_at, objects_at, str_at
 
 _TYPES = (("CDS", "cds"), ("LDS", "lds"), ("EDS", "eds"), ("RDS", "rds"), ("ECDS", "ecds"))
 _EXAMPLES = """Examples:
@@ -191,7 +191,7 @@ def compare(sent: JsonObject, held: JsonObject) -> tuple[list[str], bool]:
     parts: tuple[tuple[str, Callable[[JsonObject], list[JsonObject]]], ...] = (
         ("Clusters", dump.clusters),
         ("Listeners", dump.listeners),
-        ("Routes", lambda d: _with_virtual_hosts(dump.routes(d), dump.section(d, "VirtualHosts"))),
+        ("Routes", dump.routes),
     )
     for title, read in parts:
         ours, theirs = _by_name(read(sent)), _by_name(read(held))
@@ -206,25 +206,6 @@ def compare(sent: JsonObject, held: JsonObject) -> tuple[list[str], bool]:
         diff = difflib.unified_diff(_text(ours), _text(theirs), f"Istiod {title}", f"Envoy {title}", lineterm="")
         lines.extend(diff)
     return lines, same
-
-
-def _with_virtual_hosts(routes: list[JsonObject], hosts: JsonObject) -> list[JsonObject]:
-    """Routes with the virtual hosts that come by themselves put in, as Envoy shows them.
-
-    A route is named by its port, or (one service's own, sniffed) as its one virtual host is.
-    """
-    found = objects_at(hosts, "virtual_hosts")
-    out: list[JsonObject] = []
-    for route in routes:
-        name = str_at(route, "name")
-        own: list[Json] = [
-            h
-            for h in found
-            if (str_at(h, "name") if list_at(h, "domains") == ["*"] else str_at(h, "name").rpartition(":")[2]) == name
-        ]
-        delta = object_at(route, "vhds") and own
-        out.append({**route, "virtual_hosts": [*list_at(route, "virtual_hosts"), *own]} if delta else route)
-    return out
 
 
 def _started_with(dump_: JsonObject, title: str, name: str) -> bool:
