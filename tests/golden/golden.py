@@ -74,7 +74,8 @@ def generate(documents: Iterable[Json]) -> Output:
 
 def proxy_of(document: JsonObject) -> Proxy:
     make = mesh_files.router if str_at(document, "type") == "router" else mesh_files.sidecar
-    passed = ("network", "interception", "dns_capture", "service_account", "node_name", "idle_timeout")
+    passed = ("network", "interception", "dns_capture", "service_account", "node_name", "idle_timeout",
+              "secrets_by_socket")  # fmt: skip
     more: dict[str, object] = {k: v for k, v in document.items() if k in passed}
     if "proxy_config" in document:
         more["proxy_config"] = msgspec.json.encode(document["proxy_config"]).decode()

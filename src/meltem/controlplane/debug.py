@@ -50,6 +50,9 @@ _MESSAGES: Mapping[str, Callable[[], api.message.Message]] = {
     api.ENDPOINT: api.endpoint.ClusterLoadAssignment,
 }
 
+SENT_SCOPE: JsonObject = {"enable_eviction": True, "prefix": "istio", "sharing_name": "istio"}
+"""`stats_scope` as `meltem.generate.filters.metrics` writes it."""
+
 Query = Mapping[str, str]
 Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
@@ -345,7 +348,7 @@ def decoded(resource: api.Resource) -> JsonObject:
 
 def _readable(resource: api.Resource, message: api.message.Message) -> JsonObject:
     try:
-        return readable(message)
+        return readable(message, SENT_SCOPE)
     except (TypeError, KeyError) as error:  # an Any of a type that the wheel does not have
         return {"name": resource.name, "version": resource.version, "undecodable": str(error)}
 

@@ -17,6 +17,7 @@ from meltem.envoyapi import Resource
 from meltem.generate import clusters, dns, endpoints, gateway, inbound, names, outbound, routes, secrets
 from meltem.generate import patches as patching
 from meltem.generate.bundle import Bundles, Group, GroupKey
+from meltem.generate.by_socket import by_socket
 from meltem.generate.filters import jwt, wasm
 from meltem.generate.patched import Patched, Unpatched
 from meltem.graph.inputs import ResourceKey
@@ -108,6 +109,7 @@ class Resources:
             "routes": Shared(RouteConfigView, lambda v: (routes.route_configuration(v),)),
         }
         self._extension: TupleMemo[tuple[_Keyed, bytes], Resource] = TupleMemo(_make_extension)
+        self._by_socket: TupleMemo[Resource, Resource] = TupleMemo(by_socket)
         self._virtual_host: TupleMemo[tuple[str, _Keyed], Resource] = TupleMemo(_make_virtual_host)
         self.patch_problems: Collection[ResourceKey, tuple[patching.Problem, ...]] = self.graph.derive(
             "patch problems",
@@ -175,7 +177,12 @@ class Resources:
 
     def _of_scope(self, scope: Scope, made: Made, group: Group | None = None) -> Mapping[GroupKey, Resource]:
         """The resources, for the bundles or for EnvoyFilters to change. Where none holds nothing is done."""
+        if scope.secrets_by_socket:
+            made = self._for_istios_agent(made)
         return self._keyed(Unpatched(group or scope) if scope.patches else group or scope, made)
+
+    def _for_istios_agent(self, made: Made) -> Made:
+        return Made(tuple(one for resource in made.resources for one in self._by_socket(resource)))
 
     def _fetched(self, _r: Reader, scope: Scope, filters: Filters) -> Mapping[GroupKey, Resource]:
         """Clusters through which keys and modules are fetched from outside the mesh."""
@@ -213,9 +220,10 @@ class Resources:
         return self._of_scope(scope, self.generators["virtual outbound"](view))
 
     def _inbound(self, _r: Reader, key: InboundKey, view: InboundView) -> Mapping[GroupKey, Resource]:
-        if view.patches is None:
-            return self._keyed(key, self.generators["inbound"](view))
-        return self._keyed(Unpatched(key), self.generators["inbound"](msgspec.structs.replace(view, patches=None)))
+        made = self.generators["inbound"](msgspec.structs.replace(view, patches=None))
+        if view.secrets_by_socket:
+            made = self._for_istios_agent(made)
+        return self._keyed(key if view.patches is None else Unpatched(key), made)
 
     def _names(self, _r: Reader, scope: Scope, view: DnsView) -> Mapping[GroupKey, Resource]:
         return self._keyed(scope, self.generators["names"](view))

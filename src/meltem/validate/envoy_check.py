@@ -31,9 +31,11 @@ from meltem.objects import Json, JsonObject
 ByType = Mapping[str, Mapping[str, bytes]]
 """Type URL → name → serialized message."""
 SDS_DIRECTORY = "/etc/istio/proxy"
+SDS_CLUSTER = "sds-grpc"
+"""Where Istio's own agents serve secrets (`meltem.generate.by_socket`)."""
 SECRET_FILES = ("sds-default.json", "sds-rootca.json")
 STATS_TYPE = api.PREFIX + "envoy.extensions.access_loggers.stats.v3.Config"
-STATS_SCOPE: JsonObject = {"enable_eviction": True, "prefix": "istio", "sharing_name": "istio"}
+STATS_SCOPE: JsonObject = {"prefix": "istio"}
 """Without `sharing_name`, with which Envoy 1.40 crashes at the end of a validation (not when it serves)."""
 ELSEWHERE = re.compile(r"[Ii]nvalid path|does not exist|[Uu]nable to read file|existing path|No such file")
 """Files that only the proxy has: what Envoy says here of them says nothing."""
@@ -56,6 +58,7 @@ def static_bootstrap(everything: ByType, directory: Path, admin_port: int = 0) -
     endpoints = everything.get(api.ENDPOINT, {})
     clusters = [_cluster(b, endpoints) for b in everything.get(api.CLUSTER, {}).values()]
     listeners = [_listener(b, everything) for b in everything.get(api.LISTENER, {}).values()]
+    clusters.append(api.cluster.Cluster(name=SDS_CLUSTER, type="STATIC", load_assignment={"cluster_name": SDS_CLUSTER}))
     known: list[Json] = [readable(c) for c in clusters]
     document: JsonObject = {
         "admin": {"address": {"socket_address": {"address": "127.0.0.1", "port_value": admin_port}}},
@@ -65,22 +68,23 @@ def static_bootstrap(everything: ByType, directory: Path, admin_port: int = 0) -
     return json.dumps(document).replace(SDS_DIRECTORY, str(directory))
 
 
-def readable(message: api.message.Message) -> JsonObject:
+def readable(message: api.message.Message, scope: JsonObject = STATS_SCOPE) -> JsonObject:
+    """`scope`: what stands for `stats_scope`."""
     found = cast(JsonObject, api.json_format.MessageToDict(message, preserving_proto_field_name=True))
-    _with_scopes(found)
+    _with_scopes(found, scope)
     return found
 
 
-def _with_scopes(value: Json) -> None:
+def _with_scopes(value: Json, scope: JsonObject) -> None:
     """Puts `stats_scope` back, which the wheel's message class does not know and so leaves out of JSON."""
     if isinstance(value, list):
         for one in value:
-            _with_scopes(one)
+            _with_scopes(one, scope)
     elif isinstance(value, dict):
         if value.get("@type") == STATS_TYPE and "stat_prefix" not in value:
-            value["stats_scope"] = STATS_SCOPE
+            value["stats_scope"] = {**scope}
         for one in value.values():
-            _with_scopes(one)
+            _with_scopes(one, scope)
 
 
 def _cluster(body: bytes, endpoints: Mapping[str, bytes]) -> api.cluster.Cluster:

@@ -22,7 +22,7 @@ from meltem.envoyapi import Resource
 from meltem.generate.patched import Job, with_patches
 from meltem.graph.inputs import Trial
 from meltem.objects import Json, JsonObject
-from meltem.validate.envoy_check import CRASH, ELSEWHERE, SDS_DIRECTORY, SECRET_FILES, readable, validate
+from meltem.validate.envoy_check import CRASH, ELSEWHERE, SDS_CLUSTER, SDS_DIRECTORY, SECRET_FILES, readable, validate
 from meltem.view.patching import OnePatch, patch_set
 
 NICENESS = 10
@@ -101,7 +101,7 @@ class Trier:
 def _write(resources: Sequence[Resource], config: Path) -> None:
     for name in SECRET_FILES:
         (config.parent / name).write_text('{"resources": []}')
-    clusters: list[Json] = [_ads_cluster()]
+    clusters: list[Json] = [_stub_cluster(_ADS), _stub_cluster(SDS_CLUSTER)]
     listeners: list[Json] = []
     for number, one in enumerate(resources):
         if one.type_url == api.CLUSTER:
@@ -163,5 +163,5 @@ def _apart(listener: api.listener.Listener, number: int) -> None:
         given.address = f"::{low:x}" if six else f"127.{low >> 16 & 255}.{low >> 8 & 255}.{low & 255}"
 
 
-def _ads_cluster() -> JsonObject:
-    return {"name": _ADS, "type": "STATIC", "load_assignment": {"cluster_name": _ADS}}
+def _stub_cluster(name: str) -> JsonObject:
+    return {"name": name, "type": "STATIC", "load_assignment": {"cluster_name": name}}

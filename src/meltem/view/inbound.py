@@ -75,6 +75,7 @@ def inbound_view(
         passthrough=not restricted,
         identity=identity(proxy, workload),
         http=http_options(proxy),
+        secrets_by_socket=proxy.secrets_by_socket,
         mesh=mesh,
     )
 

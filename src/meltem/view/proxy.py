@@ -17,6 +17,8 @@ from meltem.objects import Json, JsonObject, object_at, str_at, string_map_at
 
 REGISTERS_BY, IS_ENTRY = "AUTO_REGISTER_GROUP", "WORKLOAD_ENTRY"
 """Metadata of machines outside Kubernetes: the WorkloadGroup to be registered by, or the WorkloadEntry that it is."""
+OURS = "MELTEM_SDS_PATH"
+"""Metadata that our agent sends and Istio's does not: where it keeps the workload's certificate."""
 _MAX_NAME = 253
 
 
@@ -83,6 +85,8 @@ class Proxy(msgspec.Struct, frozen=True):
     metadata_certs: bool = False
     virtual_hosts_by_delta: bool = True
     """Takes virtual hosts one by one (VHDS): every delta client does; a state-of-the-world client cannot."""
+    secrets_by_socket: bool = False
+    """Its agent is Istio's, which serves the workload's certificate at a socket; ours keeps it in files."""
     generator: str = ""
     metadata: tuple[tuple[str, str], ...] = ()
     """The node's metadata as far as it is text: EnvoyFilters may select by it."""
@@ -158,6 +162,7 @@ def parse_proxy(node_id: str, metadata: JsonObject, locality: Locality = NOWHERE
         unprivileged=_flag(metadata.get("UNPRIVILEGED_POD")),
         proxy_config=_text(object_at(metadata, "PROXY_CONFIG")),
         virtual_hosts_by_delta=delta,
+        secrets_by_socket="ISTIO_VERSION" in metadata and OURS not in metadata,
         generator=str_at(metadata, "GENERATOR"),
         metadata=tuple(sorted((k, v) for k, v in metadata.items() if isinstance(v, str))),
     )

@@ -38,6 +38,8 @@ class Scope(msgspec.Struct, frozen=True, order=True, cache_hash=True):
     ipv6: bool = False
     by_delta: bool = True
     """Virtual hosts one by one (VHDS)."""
+    secrets_by_socket: bool = False
+    """The agents are Istio's own (`generate.by_socket`)."""
     capture: bool = True
     """Traffic is captured (REDIRECT or TPROXY); else listeners bind their ports."""
     dns_capture: bool = False
@@ -88,6 +90,7 @@ def scope_of(
         ipv4=proxy.ipv4,
         ipv6=proxy.ipv6,
         by_delta=proxy.virtual_hosts_by_delta,
+        secrets_by_socket=proxy.secrets_by_socket,
         capture=proxy.interception != "NONE",
         dns_capture=proxy.dns_capture,
         http_proxy_port=_port(dict(proxy.metadata).get("HTTP_PROXY_PORT", "")),

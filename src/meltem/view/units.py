@@ -354,6 +354,8 @@ class InboundView(Unit, frozen=True, kw_only=True):
     http: HttpOptions = HttpOptions()
     patches: PatchSet | None = None
     filters: Filters = NO_FILTERS
+    secrets_by_socket: bool = False
+    """The agents are Istio's own (`generate.by_socket`)."""
     mesh: MeshOptions
 
 

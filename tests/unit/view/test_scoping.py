@@ -101,3 +101,10 @@ def test_of_two_entries_at_one_address_a_machine_is_its_own() -> None:
             mesh_files.load(engine, text)
         listener = mesh_files.generated(engine, machine)["listeners"]["virtualInbound"]
         assert b"inbound|8080||" in listener and b"inbound|9090||" not in listener
+
+
+def test_whose_agent_a_proxy_has() -> None:
+    """Istio's own serves secrets at a socket and says which Istio it is of; ours says where it keeps them too."""
+    node = "sidecar~192.0.2.7~web.shop~shop.svc.cluster.local"
+    said = ({}, {"ISTIO_VERSION": "1.27.0"}, {"ISTIO_VERSION": "1.27.0", "MELTEM_SDS_PATH": "/etc/istio/proxy"})
+    assert [parse_proxy(node, {**one}).secrets_by_socket for one in said] == [False, True, False]
