@@ -71,7 +71,6 @@ from envoy.extensions.filters.http.local_ratelimit.v3 import local_rate_limit_pb
 from envoy.extensions.filters.http.lua.v3 import lua_pb2 as lua
 from envoy.extensions.filters.http.rbac.v3 import rbac_pb2 as http_rbac
 from envoy.extensions.filters.http.router.v3 import router_pb2 as router
-from envoy.extensions.filters.http.set_filter_state.v3 import set_filter_state_pb2 as set_filter_state
 from envoy.extensions.filters.http.stateful_session.v3 import stateful_session_pb2 as stateful_session
 from envoy.extensions.filters.http.upstream_codec.v3 import upstream_codec_pb2 as upstream_codec
 from envoy.extensions.filters.http.wasm.v3 import wasm_pb2 as http_wasm
@@ -237,7 +236,6 @@ __all__ = [
     "route_components",
     "router",
     "rpc_status",
-    "set_filter_state",
     "skywalking",
     "sni_cluster",
     "sni_dfp",

@@ -300,7 +300,7 @@ def _http_version(
         options.use_downstream_protocol_config.http2_protocol_options.CopyFrom(http2)
     elif view.protocol.is_http2 or (upgrade and not view.protocol.is_tcp):
         options.explicit_http_config.http2_protocol_options.CopyFrom(http2)
-    elif view.protocol is Protocol.AUTO:
+    elif view.protocol is Protocol.AUTO and view.follows_client:
         options.use_downstream_protocol_config.http_protocol_options.SetInParent()
         options.use_downstream_protocol_config.http2_protocol_options.CopyFrom(http2)
 
@@ -319,10 +319,11 @@ def _http2_options(http: networking.HTTPPool | None) -> api.protocol.Http2Protoc
 
 
 def _alpn(view: ClusterView, options: api.http_protocol_options.HttpProtocolOptions) -> tuple[str, ...]:
-    """What mutual TLS offers: the server tells HTTP from TCP by it."""
+    """What mutual TLS offers: the server tells HTTP from TCP by it. Where the port's protocol is not known, a TCP proxy
+    says it itself."""
     if options.explicit_http_config.HasField("http2_protocol_options"):
         return tls.ALPN_H2_ISTIO
-    return tls.ALPN_HTTP_ISTIO if view.protocol.is_http else tls.ALPN_TCP
+    return tls.ALPN_TCP if view.protocol.is_tcp else tls.ALPN_HTTP_ISTIO
 
 
 def _transport(message: C, view: ClusterView, options: api.http_protocol_options.HttpProtocolOptions) -> None:

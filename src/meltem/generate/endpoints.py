@@ -22,12 +22,6 @@ from meltem.view.units import Balance, EndpointsKey
 E = api.endpoint
 LbEndpoint = api.endpoint_components.LbEndpoint
 
-_HEALTH = {
-    Health.HEALTHY: api.health_check.UNKNOWN,
-    Health.UNHEALTHY: api.health_check.UNHEALTHY,
-    Health.DRAINING: api.health_check.DRAINING,
-}
-
 
 def assignment(
     key: EndpointsKey,
@@ -83,7 +77,7 @@ def _locality(where: api.endpoint_components.LocalityLbEndpoints, place: tuple[s
 
 
 def _endpoint(endpoint: Endpoint) -> LbEndpoint:
-    made = LbEndpoint(health_status=_HEALTH[endpoint.health], load_balancing_weight={"value": max(1, endpoint.weight)})
+    made = LbEndpoint(load_balancing_weight={"value": max(1, endpoint.weight)})
     if endpoint.address.startswith("unix://"):
         made.endpoint.address.pipe.path = endpoint.address.removeprefix("unix://")
     else:

@@ -11,7 +11,14 @@ from meltem import envoyapi as api
 from meltem.envoyapi import Resource
 from meltem.generate import tls
 from meltem.generate.filters import access_log, authz
-from meltem.generate.filters.chain import Position, before_http, connection_manager, http_filters, network_filters
+from meltem.generate.filters.chain import (
+    Position,
+    before_http,
+    connection_manager,
+    http_filters,
+    network_filters,
+    offers_tcp,
+)
 from meltem.generate.outbound import listener_filter, match, socket_address, tls_inspector, to_clusters
 from meltem.view.proxy_settings import limits
 from meltem.view.units import ChainView, GatewayChain, GatewayListenerView
@@ -106,7 +113,14 @@ def _filters(view: GatewayListenerView, chain: GatewayChain) -> list[api.listene
             Position.GATEWAY,
             view.mesh,
             stat_prefix=f"outbound_{view.name}",
-            filters=http_filters(Position.GATEWAY, view.mesh, view.filters, ports=(view.port,), http=view.http),
+            filters=http_filters(
+                Position.GATEWAY,
+                view.mesh,
+                view.filters,
+                grpc_web=chain.grpc_web,
+                ports=(view.port,),
+                http=view.http,
+            ),
             policies=view.filters,
             route_name=chain.route,
             http=view.http,
@@ -126,7 +140,8 @@ def _filters(view: GatewayListenerView, chain: GatewayChain) -> list[api.listene
     prefix = chain.clusters[0].cluster if chain.clusters else "BlackHoleCluster"
     tcp = chain.tcp or ChainView(kind="tcp", clusters=chain.clusters)
     proxy = to_clusters(view.mesh, Position.GATEWAY, tcp, view.filters, stat_prefix=prefix, idle=view.http.idle)
-    return [*network_filters(view.mesh, view.filters, protected=True, ports=(view.port,)), proxy]
+    told = [offers_tcp()] if tcp.told_by_alpn else []
+    return [*network_filters(view.mesh, view.filters, protected=True, ports=(view.port,)), *told, proxy]
 
 
 def _over_quic(manager: api.listener_components.Filter) -> api.listener_components.Filter:

@@ -209,7 +209,7 @@ def _plaintext(view: InboundView, port: InboundPort, where: int) -> Iterable[Fil
     if port.protocol is Protocol.AUTO:
         yield FilterChain(
             name=_name(port, where),
-            filter_chain_match=_match(where, "raw_buffer", tls.ALPN_PLAIN_HTTP),
+            filter_chain_match=_match(where, "raw_buffer", tls.plain_http(http10=view.http.http10)),
             filters=_http(view, port),
         )
         yield FilterChain(

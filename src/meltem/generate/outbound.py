@@ -16,6 +16,7 @@ from meltem.generate.filters.chain import (
     connection_manager,
     http_filters,
     network_filters,
+    offers_tcp,
     tcp_proxy,
 )
 from meltem.generate.routes import configuration
@@ -37,6 +38,7 @@ ORIGINAL_DST = "envoy.filters.listener.original_dst"
 TLS_INSPECTOR = "envoy.filters.listener.tls_inspector"
 HTTP_INSPECTOR = "envoy.filters.listener.http_inspector"
 SNI_DYNAMIC = "envoy.filters.network.sni_dynamic_forward_proxy"
+WILDCARDS = ("0.0.0.0", "::")
 PASSTHROUGH = (WeightedCluster(cluster=names.PASSTHROUGH_CLUSTER),)
 BLACKHOLE = (WeightedCluster(cluster=names.BLACKHOLE_CLUSTER),)
 
@@ -82,7 +84,8 @@ def listener(view: OutboundListenerView) -> Resource:
     tcp = [c for c in chains if c.kind == "tcp"]
     if any(c.sni or c.dynamic_dns for c in tcp) or auto:
         message.listener_filters.append(tls_inspector())
-    sniff = bool(auto) or (bool(http) and bool(tcp))
+    # Everybody calls through a wildcard address' port: what is not HTTP there may be for somewhere else.
+    sniff = bool(auto) or (bool(http) and (bool(tcp) or view.address in WILDCARDS))
     if sniff:
         message.listener_filters.append(http_inspector())
         detection(message, view.mesh)
@@ -118,8 +121,14 @@ def distinct(chains: tuple[ChainView, ...]) -> list[ChainView]:
 
 
 def _http_chain(view: OutboundListenerView, chain: ChainView, *, sniffed: bool) -> FilterChain:
-    alpn = tls.ALPN_HTTP_ISTIO if chain.kind == "auto" else ()
-    http = http_filters(Position.OUTBOUND, view.mesh, view.filters, alpn=alpn, ports=(view.port,), http=view.http)
+    http = http_filters(
+        Position.OUTBOUND,
+        view.mesh,
+        view.filters,
+        grpc_web=any(c.grpc_web for c in view.chains),
+        ports=(view.port,),
+        http=view.http,
+    )
     if view.dynamic or any(c.dynamic_dns for c in view.chains):
         http.insert(len(http) - 1, dynamic_hosts(view))
     manager = connection_manager(
@@ -133,7 +142,7 @@ def _http_chain(view: OutboundListenerView, chain: ChainView, *, sniffed: bool) 
     )
     made = FilterChain(filters=[*before_http(view.filters, (view.port,)), manager])
     if sniffed:
-        made.filter_chain_match.application_protocols.extend(tls.ALPN_PLAIN_HTTP)
+        made.filter_chain_match.application_protocols.extend(tls.plain_http(http10=view.http.http10))
         made.filter_chain_match.transport_protocol = "raw_buffer"
     return made
 
@@ -149,6 +158,8 @@ def _tcp_chain(view: OutboundListenerView, chain: ChainView) -> FilterChain:
     if chain.dynamic_dns:
         sni = api.sni_dfp.FilterConfig(dns_cache_config=cache_of(view), port_value=chain.dynamic_port)
         filters.append(api.listener_components.Filter(name=SNI_DYNAMIC, typed_config=api.pack(sni)))
+    if chain.told_by_alpn:
+        filters.append(offers_tcp())
     filters.append(
         to_clusters(view.mesh, Position.OUTBOUND, chain, view.filters, stat_prefix=view.name, idle=view.http.idle)
     )
@@ -289,6 +300,6 @@ def _dynamic_chain(view: VirtualOutboundView) -> FilterChain:
     )
     return FilterChain(
         name="virtualOutbound-catchall-tcp-http",
-        filter_chain_match={"application_protocols": tls.ALPN_PLAIN_HTTP},
+        filter_chain_match={"application_protocols": tls.plain_http(http10=view.http.http10)},
         filters=[manager],
     )

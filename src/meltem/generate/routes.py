@@ -75,7 +75,8 @@ def fallback_host(view: RouteConfigView) -> R.VirtualHost:
         dynamic = view.fallback == "dynamic"
         name = names.ALLOW_ANY_DYNAMIC if dynamic else names.ALLOW_ANY
         cluster = names.ALLOW_ANY_DYNAMIC_CLUSTER if dynamic else view.fallback_cluster
-        action = R.Route(name=name, match={"prefix": "/"}, route={"cluster": cluster, "timeout": {}})
+        to = R.RouteAction(cluster=cluster, timeout={}, max_grpc_timeout={})
+        action = R.Route(name=name, match={"prefix": "/"}, route=to)
         return R.VirtualHost(name=name, domains=["*"], routes=[action], include_request_attempt_count=counted)
     action = R.Route(name=names.BLOCK_ALL, match={"prefix": "/"}, direct_response={"status": 502})
     return R.VirtualHost(name=names.BLOCK_ALL, domains=["*"], routes=[action], include_request_attempt_count=counted)

@@ -26,8 +26,6 @@ ALPN_HTTP_ISTIO = ("istio-http/1.1", "istio-http/1.0", "istio")
 ALPN_H2_ISTIO = ("istio-h2", "istio", "h2")
 ALPN_INBOUND_HTTP = ("h2", "http/1.1")
 ALPN_MTLS_HTTP = ("istio-http/1.0", "istio-http/1.1", "istio-h2")
-ALPN_PLAIN_HTTP = ("http/1.1", "h2c")
-"""What the HTTP inspector calls plain HTTP."""
 
 _VERSIONS = {
     "TLS_AUTO": api.tls_common.TlsParameters.TLS_AUTO,
@@ -44,6 +42,11 @@ _MESH_CIPHERS = (
     "AES256-GCM-SHA384",
     "AES128-GCM-SHA256",
 )
+
+
+def plain_http(*, http10: bool) -> tuple[str, ...]:
+    """What the HTTP inspector calls the plain HTTP that the proxy speaks."""
+    return ("http/1.0", "http/1.1", "h2c") if http10 else ("http/1.1", "h2c")
 
 
 def socket(context: api.tls.UpstreamTlsContext | api.tls.DownstreamTlsContext) -> api.base.TransportSocket:

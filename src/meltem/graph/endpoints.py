@@ -22,16 +22,6 @@ def spiffe(trust_domain: str, namespace: str, service_account: str) -> str:
     return f"spiffe://{trust_domain}/ns/{namespace}/sa/{service_account}" if service_account else ""
 
 
-def slice_health(endpoint: core.SliceEndpoint, publish_not_ready: bool) -> Health | None:
-    """None: not to be known at all. Draining ones stay for sessions that stick to them."""
-    conditions = endpoint.conditions
-    if endpoint.ready or publish_not_ready:
-        return Health.HEALTHY
-    if conditions.terminating and conditions.serving:
-        return Health.DRAINING
-    return Health.UNHEALTHY
-
-
 def from_slice(
     endpoint_slice: core.EndpointSlice,
     cluster: str,
@@ -45,8 +35,9 @@ def from_slice(
         return ()
     found: list[Endpoint] = []
     for one in endpoint_slice.endpoints:
-        health = slice_health(one, service.publish_not_ready)
-        if health is None or health is Health.UNHEALTHY:
+        # One that ends is gone at once. Told as draining it would count: with most of them ending, Envoy panics and
+        # calls all, also those that answer no more.
+        if not one.ready and not service.publish_not_ready:
             continue
         target = one.target_ref
         pod = workloads.get(target.name) if target is not None and target.kind == "Pod" else None
@@ -59,7 +50,7 @@ def from_slice(
             for port in endpoint_slice.ports:
                 if port.port is None or port.protocol == "UDP":
                     continue
-                made = _endpoint(address, port.port, port.name, cluster, one, pod, health, trust_domain, network)
+                made = _endpoint(address, port.port, port.name, cluster, one, pod, trust_domain, network)
                 found.append(msgspec.structs.replace(made, other_addresses=others) if others else made)
     return tuple(sorted(found, key=_order))
 
@@ -82,13 +73,12 @@ def _endpoint(
     cluster: str,
     one: core.SliceEndpoint,
     pod: Workload | None,
-    health: Health,
     trust_domain: str,
     network: str,
 ) -> Endpoint:
     if pod is None:
         return Endpoint(
-            address=address, port=port, service_port=port_name, cluster=cluster, network=network, health=health,
+            address=address, port=port, service_port=port_name, cluster=cluster, network=network,
             locality=("", one.zone, ""), node=one.node_name, hostname=one.hostname,
         )  # fmt: skip
     return Endpoint(
@@ -101,7 +91,6 @@ def _endpoint(
         locality=pod.locality,
         identity=spiffe(trust_domain, pod.namespace, pod.service_account),
         mutual_tls=pod.mutual_tls,
-        health=health,
         namespace=pod.namespace,
         workload=pod.workload,
         hostname=one.hostname,

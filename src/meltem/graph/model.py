@@ -49,7 +49,7 @@ class Protocol(enum.Enum):
 
 
 _HTTP = frozenset((Protocol.HTTP, Protocol.HTTP2, Protocol.GRPC, Protocol.GRPC_WEB))
-_HTTP2 = frozenset((Protocol.HTTP2, Protocol.GRPC))
+_HTTP2 = frozenset((Protocol.HTTP2, Protocol.GRPC, Protocol.GRPC_WEB))
 
 _BY_NAME = {
     "http": Protocol.HTTP,
@@ -184,7 +184,6 @@ class Service(msgspec.Struct, frozen=True, kw_only=True):
 class Health(enum.Enum):
     HEALTHY = "healthy"
     UNHEALTHY = "unhealthy"
-    DRAINING = "draining"
 
 
 class Endpoint(msgspec.Struct, frozen=True, kw_only=True):

@@ -204,14 +204,17 @@ class _Builder:
 
     def _chains(self) -> Iterable[GatewayChain]:
         bound, server = self._bound, self._bound.server
+        web = declared_protocol(server.port.protocol) is Protocol.GRPC_WEB
         hosts = tuple(dict.fromkeys(h for _, h in bound.hosts))
         if terminates_http(server):
             yield GatewayChain(
                 kind="http", route=bound.route_name, sni=hosts, tls=server.tls, namespace=bound.namespace,
-                source=bound.gateway, gateway=bound.gateway,
+                source=bound.gateway, gateway=bound.gateway, grpc_web=web,
             )  # fmt: skip
         elif is_http(server):
-            yield GatewayChain(kind="http", route=bound.route_name, source=bound.gateway, gateway=bound.gateway)
+            yield GatewayChain(
+                kind="http", route=bound.route_name, source=bound.gateway, gateway=bound.gateway, grpc_web=web
+            )
         elif server.tls is not None and server.tls.mode == "AUTO_PASSTHROUGH":
             # A client asks for a port of a host, `outbound_.<port>_.<subset>_.<host>`, never for the host alone.
             ports = tuple(h if h.startswith("*") else f"*.{h}" for h in hosts)

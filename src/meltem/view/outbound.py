@@ -124,6 +124,7 @@ def _cluster(
         secrets_by_sds=view.scope.is_router or bool(rule is not None and rule.selector),
         ipv4=view.scope.ipv4,
         ipv6=view.scope.ipv6,
+        follows_client=not view.scope.is_router,  # browsers choose HTTP/2 with the gateway, whatever the server speaks
         preserve_case=view.scope.http.preserve_case and (port.protocol.is_http or port.protocol is Protocol.AUTO),
         buffer=limits(view.scope.http.connections, view.mesh.connections, gateway=view.scope.is_router).cluster_buffer,
         port_override=_port_override(service, port) if resolution is Resolution.PASSTHROUGH else 0,
@@ -308,7 +309,7 @@ def service_domains(view: Outbound, service: Service, port: int) -> tuple[str, .
             names.append(short)
         names += [f"{short}.{service.namespace}", f"{short}.{service.namespace}.svc"]
     if service.headless:
-        names += [f"*.{n}" for n in names if "." in n]
+        names += [f"*.{n}" for n in names]
     names += [f"[{a}]" if ":" in a else a for a in addresses_of(view.scope, service) if not is_network(a)]
     return tuple(dict.fromkeys(names))
 
@@ -493,7 +494,9 @@ def addresses_of(scope: Scope, service: Service) -> tuple[str, ...]:
 
 def sniffed_alone(scope: Scope, service: Service) -> bool:
     """A sniffed port has a listener, and a route configuration, of its own."""
-    return scope.capture and bool(own_addresses(scope, service)) and not service.headless
+    if service.headless:
+        return scope.capture and service.kubernetes
+    return scope.capture and bool(own_addresses(scope, service))
 
 
 def policy_of(view: Outbound, service: Service, port: int, subset: str) -> networking.TrafficPolicy | None:

@@ -47,7 +47,8 @@ def chains(
         dynamic = service.hostname if _is_dynamic(service) else ""
         if port.protocol.is_http:
             route = place.route if place is not None else str(number)
-            yield everywhere, number, ChainView(kind="http", route=route, dynamic_dns=dynamic)
+            grpc_web = port.protocol is Protocol.GRPC_WEB
+            yield everywhere, number, ChainView(kind="http", route=route, dynamic_dns=dynamic, grpc_web=grpc_web)
             continue
         if port.protocol is Protocol.UDP:
             continue
@@ -55,6 +56,8 @@ def chains(
         own = own_addresses(scope, service) if everywhere == scope.wildcard and scope.capture else ()
         if service.headless and service.kubernetes and scope.capture and (place is None or not place.bind):
             own = tuple(sorted({a for e in view.endpoints_of(service) for a in e.addresses}))
+            if not own:
+                continue  # on every address of the port there would be nothing but what is meant for others
         tcp = list(_tcp_chains(view, service, port, routings, subnets))
         if port.protocol is Protocol.AUTO:
             for address in own or (everywhere,):
@@ -107,7 +110,7 @@ def _tcp_chains(
     if _is_dynamic(service):
         sni = (service.hostname,) if port.protocol.is_tls else ()
         made = msgspec.structs.replace(made, dynamic_dns=service.hostname, dynamic_port=port.number, sni=sni)
-    yield _limits(made, policy_of(view, service, port.number, ""))
+    yield _held(made, port, policy_of(view, service, port.number, ""))
 
 
 def _tls_routes(
@@ -147,11 +150,16 @@ def to_routes(
     if target is None:
         return made
     subset = first.subset if len(routes) == 1 else ""
-    return _limits(made, policy_of(view, target, port_of(view, first, port), subset))
+    number = port_of(view, first, port)
+    return _held(made, target.port(number), policy_of(view, target, number, subset))
 
 
-def _limits(chain: ChainView, held: networking.TrafficPolicy | None) -> ChainView:
-    """What a destination rule says of TCP connections that a proxy takes in for the destination."""
+def _held(chain: ChainView, port: Port | None, held: networking.TrafficPolicy | None) -> ChainView:
+    """What the destination's port and a destination rule say of TCP connections that a proxy takes in for it."""
+    if port is not None and port.protocol is Protocol.AUTO and (
+        held is None or held.tls is None or held.tls.mode == "ISTIO_MUTUAL"
+    ):  # fmt: skip
+        chain = msgspec.structs.replace(chain, told_by_alpn=True)
     if held is None:
         return chain
     tcp = held.connection_pool.tcp if held.connection_pool is not None else None

@@ -108,6 +108,8 @@ class ClusterView(Unit, frozen=True, kw_only=True):
     ipv6: bool = False
     preserve_case: bool = False
     """Names of HTTP/1 headers keep their capitals."""
+    follows_client: bool = True
+    """A port of unknown protocol is called in the HTTP version that the client chose."""
     buffer: float = UNSET
     """Bytes that a connection may hold; `UNSET`: Envoy's default."""
     port_override: int = 0
@@ -260,6 +262,10 @@ class ChainView(Unit, frozen=True, kw_only=True):
     """The wildcard host whose real name is the connection's SNI; empty: addresses are known."""
     dynamic_port: int = 0
     mongo: bool = False
+    grpc_web: bool = False
+    """`http`: browsers' gRPC is turned into gRPC."""
+    told_by_alpn: bool = False
+    """`tcp`, `auto`: a server of the mesh behind it finds out what it is sent, and has to be told that this is TCP."""
 
 
 class WorkloadIdentity(Unit, frozen=True, kw_only=True):
@@ -369,6 +375,7 @@ class GatewayChain(Unit, frozen=True, kw_only=True):
     tls: networking.ServerTLS | None = None
     namespace: str = ""
     """Where the server's Gateway is."""
+    grpc_web: bool = False
     clusters: tuple[WeightedCluster, ...] = ()
     subnets: tuple[str, ...] = ()
     tcp: ChainView | None = None

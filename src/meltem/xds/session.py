@@ -129,6 +129,8 @@ class DeltaSession(BaseSession):
             known.asked = self._batches.names(request.subscribe)
             known.names = Names(known.asked)
             if is_endpoint:
+                if known.brought:
+                    known.must |= self._awaited & known.asked
                 self._awaited = self._awaited - known.asked
             return
         layers = self._content.layers(known.type_url)
@@ -139,7 +141,8 @@ class DeltaSession(BaseSession):
                 continue
             found = find(layers, asked)
             name = found.name if found is not None else asked  # one string for all the sessions
-            if name in request.initial and name not in known.names:
+            waited = is_endpoint and name in self._awaited  # its cluster was sent anew before the client came to ask
+            if name in request.initial and name not in known.names and not waited:
                 known.dirty.add(name)
             else:
                 known.must.add(name)

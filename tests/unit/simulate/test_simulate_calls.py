@@ -165,9 +165,9 @@ def test_what_the_mesh_does_not_know_passes_by() -> None:
     assert [*found.reaches] == ["PassthroughCluster"]
 
 
-def test_tls_to_a_plain_http_port_is_told_apart() -> None:
+def test_tls_to_a_plain_http_port_goes_where_it_was_meant() -> None:
     assert simulate(build(MESH), "deploy/web", "GET", "https://reviews:9080/").result == (
-        "the listener expects HTTP and gets TLS"
+        "reaches PassthroughCluster (1 endpoint)"
     )
 
 

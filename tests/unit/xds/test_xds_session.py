@@ -156,6 +156,27 @@ def test_a_reconnecting_client_is_sent_what_changed_meanwhile(client: Client) ->
     assert again.has == again.expected()
 
 
+@pytest.mark.parametrize("others", [0, 40])
+def test_a_reconnecting_client_s_changed_cluster_is_not_left_without_its_endpoints(others: int) -> None:
+    """Envoy warms it, though the client has these endpoints and comes to ask for them later than it is sent."""
+    content = small_mesh()
+    for number in range(others):
+        content.put(CLUSTER, f"o{number}", "other")
+        content.put(ENDPOINT, f"o{number}", "endpoints")
+    client = Client(content)
+    client.start()
+    client.settle()
+    content.put(CLUSTER, "a", "cluster a, new timeout")
+    again = Client(content)
+    again.has, again.asked = client.has, client.asked
+    again.ask(CLUSTER, initial=dict(client.versions[CLUSTER]))
+    (message,) = again.messages()
+    again.ask(ENDPOINT, *client.asked[ENDPOINT], initial=dict(client.versions[ENDPOINT]))
+    again.take(message)
+    again.settle()
+    assert [(t, names) for t, names, _ in again.log if names] == [(CLUSTER, ("a",)), (ENDPOINT, ("a",))]
+
+
 def test_the_refused_resource_is_found_and_the_others_arrive() -> None:
     content = small_mesh()
     for name in "cdefg":

@@ -2,7 +2,7 @@
 
 In: what kind of listener (sidecar inbound, sidecar outbound, gateway) and its options. Out: network filters.
 
-Order: peer metadata, authorization and authentication (inbound, gateway), grpc stats, ALPN, fault, CORS, stats, router.
+Order: peer metadata, authorization and authentication (inbound, gateway), grpc stats, fault, CORS, stats, router.
 Filters of Istio's own that stock Envoy lacks stand as no-ops under their names: EnvoyFilters find their anchors.
 """
 
@@ -60,12 +60,10 @@ def http_filters(
     filters: Filters = NO_FILTERS,
     *,
     grpc_web: bool = False,
-    alpn: tuple[str, ...] = (),
     ports: tuple[int, ...] = (),
     http: HttpOptions = PLAIN,
 ) -> list[HttpFilter]:
-    """`alpn`: what upstream mutual TLS is to offer, where the cluster cannot know (sniffed ports, gateways). `ports`:
-    by which Wasm plugins may be limited to this chain."""
+    """`ports`: by which Wasm plugins may be limited to this chain."""
     made: list[HttpFilter] = [peers.server() if position is Position.INBOUND else peers.client()]
     made.extend(authz.custom_http(filters, mesh))
     made.extend(wasm.http(filters, "AUTHN", ports))
@@ -82,8 +80,6 @@ def http_filters(
             api.grpc_stats.FilterConfig(emit_filter_state=True, stats_for_all_methods={"value": False}),
         )
     )
-    if alpn:
-        made.append(_alpn_filter(alpn))
     made.append(http_filter("envoy.filters.http.fault", api.fault.HTTPFault()))
     made.append(http_filter("envoy.filters.http.cors", api.cors.Cors()))
     made.append(telemetry.anchor("istio.stats"))
@@ -114,18 +110,18 @@ def before_http(filters: Filters, ports: tuple[int, ...]) -> list[Filter]:
     return [made for phase in wasm.PHASES for made in wasm.network(filters, phase, ports)]
 
 
-def _alpn_filter(alpn: tuple[str, ...]) -> HttpFilter:
-    """Overrides the cluster's ALPN for this request's upstream connection (in Istio: the filter istio.alpn)."""
-    config = api.set_filter_state.Config(
-        on_request_headers=[
+def offers_tcp() -> Filter:
+    """Before a TCP proxy: its upstream mutual TLS offers what stands for TCP, whatever the cluster offers for HTTP."""
+    config = api.network_set_filter_state.Config(
+        on_new_connection=[
             {
                 "object_key": "envoy.network.application_protocols",
-                "format_string": {"text_format_source": {"inline_string": ",".join(alpn)}},
+                "format_string": {"text_format_source": {"inline_string": ",".join(tls.ALPN_TCP)}},
                 "shared_with_upstream": "ONCE",
             }
         ]
     )
-    return http_filter("istio.alpn", config)
+    return Filter(name="istio.alpn", typed_config=api.pack(config))
 
 
 def connection_manager(
@@ -156,6 +152,7 @@ def connection_manager(
         ],
         upgrade_configs=[{"upgrade_type": "websocket"}],
         strip_trailing_host_dot=True,
+        proxy_100_continue=True,  # whether a body is wanted is for the server to say
         request_id_extension=_request_id(policies.telemetry.tracer),
     )
     normalize, merge, decode = _NORMALIZATION[mesh.path_normalization]
@@ -264,7 +261,3 @@ def tcp_proxy(
         proxy.tunneling_config.hostname = f"{tunnel.target_host}:{tunnel.target_port}"
         proxy.tunneling_config.use_post = tunnel.protocol.upper() == "POST"
     return Filter(name="envoy.filters.network.tcp_proxy", typed_config=api.pack(proxy))
-
-
-def alpn_for(http2: bool) -> tuple[str, ...]:
-    return tls.ALPN_H2_ISTIO if http2 else tls.ALPN_HTTP_ISTIO
