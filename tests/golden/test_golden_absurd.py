@@ -36,8 +36,9 @@ VALUES: dict[object, tuple[Json, ...]] = {
 FAIR = frozenset(("EnvoyFilter.EnvoyFilterSpec.priority", "TrafficExtension.TrafficExtensionSpec.priority",
                   "WasmPlugin.WasmPluginSpec.priority"))  # fmt: skip
 """Fields in which a number below zero is meant."""
-HIDING = frozenset(("EnvoyFilter.ClusterMatch.name", "Sidecar.EgressListener.hosts", "Sidecar.SidecarPort.protocol"))
-"""Fields by which a resource says what is not to be there."""
+HIDING = frozenset(("EnvoyFilter.ClusterMatch.name", "ServiceEntry.ServiceEntryPort.protocol",
+                    "Sidecar.EgressListener.hosts", "Sidecar.SidecarPort.protocol"))  # fmt: skip
+"""Fields by which a resource says what is not to be there (a port that is not HTTP's has no virtual host)."""
 KINDS = {i.kind: i for i in ISTIO_KINDS}
 
 
