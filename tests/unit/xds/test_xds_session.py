@@ -241,6 +241,7 @@ def test_any_history_ends_with_exactly_the_content(steps: list[object], lower: b
     for step in steps:
         if step == "one message":
             waiting += list(client.messages())
+            assert client.session.current is client.current()
             if waiting:
                 client.take(waiting.pop(0))
         elif step == "settle":
