@@ -9,13 +9,13 @@ from typing import ClassVar, Literal
 
 import msgspec
 
-from meltem.resources.base import Duration, JsonMap, Message
+from meltem.resources.base import Duration, JsonMap, Message, UInt32
 
 
 class EnvoyExternalAuthorizationRequestBody(Message, frozen=True, kw_only=True):
     """How much of the request body the authorizer gets."""
 
-    max_request_bytes: int = 0
+    max_request_bytes: UInt32 = 0
     allow_partial_message: bool = False
     pack_as_bytes: bool = False
 
@@ -24,7 +24,7 @@ class EnvoyExternalAuthorizationHttpProvider(Message, frozen=True, kw_only=True)
     """An authorizer that is asked over HTTP."""
 
     service: str = ""
-    port: int = 0
+    port: UInt32 = 0
     timeout: Duration | None = None
     path_prefix: str = ""
     fail_open: bool = False
@@ -43,7 +43,7 @@ class EnvoyExternalAuthorizationGrpcProvider(Message, frozen=True, kw_only=True)
     """An authorizer that is asked over gRPC."""
 
     service: str = ""
-    port: int = 0
+    port: UInt32 = 0
     timeout: Duration | None = None
     fail_open: bool = False
     clear_route_cache: bool = False
@@ -65,8 +65,8 @@ class ZipkinTracingProvider(Message, frozen=True, kw_only=True):
     """Traces to a Zipkin collector."""
 
     service: str = ""
-    port: int = 0
-    max_tag_length: int = 0
+    port: UInt32 = 0
+    max_tag_length: UInt32 = 0
     enable_64bit_trace_id: bool = msgspec.field(name="enable64bitTraceId", default=False)
     path: str = ""
     trace_context_option: Literal["USE_B3", "USE_B3_WITH_W3C_PROPAGATION"] = "USE_B3"
@@ -78,17 +78,17 @@ class LightstepTracingProvider(Message, frozen=True, kw_only=True):
     """Traces to Lightstep (deprecated)."""
 
     service: str = ""
-    port: int = 0
+    port: UInt32 = 0
     access_token: str = ""
-    max_tag_length: int = 0
+    max_tag_length: UInt32 = 0
 
 
 class DatadogTracingProvider(Message, frozen=True, kw_only=True):
     """Traces to Datadog."""
 
     service: str = ""
-    port: int = 0
-    max_tag_length: int = 0
+    port: UInt32 = 0
+    max_tag_length: UInt32 = 0
 
 
 class Logging(Message, frozen=True, kw_only=True):
@@ -101,10 +101,10 @@ class StackdriverProvider(Message, frozen=True, kw_only=True):
     """Traces and logs to Stackdriver."""
 
     debug: bool = False
-    max_number_of_attributes: int | None = None
-    max_number_of_annotations: int | None = None
-    max_number_of_message_events: int | None = None
-    max_tag_length: int = 0
+    max_number_of_attributes: UInt32 | None = None
+    max_number_of_annotations: UInt32 | None = None
+    max_number_of_message_events: UInt32 | None = None
+    max_tag_length: UInt32 = 0
     logging: Logging | None = None
 
 
@@ -112,16 +112,16 @@ class OpenCensusAgentTracingProvider(Message, frozen=True, kw_only=True):
     """Traces to an OpenCensus agent (deprecated)."""
 
     service: str = ""
-    port: int = 0
+    port: UInt32 = 0
     context: tuple[Literal["UNSPECIFIED", "W3C_TRACE_CONTEXT", "GRPC_BIN", "CLOUD_TRACE_CONTEXT", "B3"], ...] = ()
-    max_tag_length: int = 0
+    max_tag_length: UInt32 = 0
 
 
 class SkyWalkingTracingProvider(Message, frozen=True, kw_only=True):
     """Traces to Apache SkyWalking."""
 
     service: str = ""
-    port: int = 0
+    port: UInt32 = 0
     access_token: str = ""
 
 
@@ -159,7 +159,7 @@ class DynatraceApi(Message, frozen=True, kw_only=True):
     """Where Dynatrace's sampler gets its rate."""
 
     service: str = ""
-    port: int = 0
+    port: UInt32 = 0
     http: HttpService | None = None
 
 
@@ -167,8 +167,8 @@ class DynatraceSampler(Message, frozen=True, kw_only=True):
     """Dynatrace's adaptive sampling."""
 
     tenant: str = ""
-    cluster_id: int = 0
-    root_spans_per_minute: int = 0
+    cluster_id: UInt32 = 0
+    root_spans_per_minute: UInt32 = 0
     http_service: DynatraceApi | None = None
 
 
@@ -178,8 +178,8 @@ class OpenTelemetryTracingProvider(Message, frozen=True, kw_only=True):
     one_of: ClassVar[tuple[tuple[str, ...], ...]] = (("dynatraceSampler",),)
 
     service: str = ""
-    port: int = 0
-    max_tag_length: int = 0
+    port: UInt32 = 0
+    max_tag_length: UInt32 = 0
     http: HttpService | None = None
     grpc: GrpcService | None = None
     resource_detectors: ResourceDetectors | None = None
@@ -212,7 +212,7 @@ class EnvoyHttpGrpcV3LogProvider(Message, frozen=True, kw_only=True):
     """Access logs of HTTP requests to a gRPC service."""
 
     service: str = ""
-    port: int = 0
+    port: UInt32 = 0
     log_name: str = ""
     filter_state_objects_to_log: tuple[str, ...] = ()
     additional_request_headers_to_log: tuple[str, ...] = ()
@@ -224,7 +224,7 @@ class EnvoyTcpGrpcV3LogProvider(Message, frozen=True, kw_only=True):
     """Access logs of TCP connections to a gRPC service."""
 
     service: str = ""
-    port: int = 0
+    port: UInt32 = 0
     log_name: str = ""
     filter_state_objects_to_log: tuple[str, ...] = ()
 
@@ -240,7 +240,7 @@ class EnvoyOpenTelemetryLogProvider(Message, frozen=True, kw_only=True):
     """Access logs to an OpenTelemetry collector."""
 
     service: str = ""
-    port: int = 0
+    port: UInt32 = 0
     log_name: str = ""
     log_format: OtelLogFormat | None = None
 
@@ -250,7 +250,7 @@ class SDSProvider(Message, frozen=True, kw_only=True):
 
     name: str = ""
     service: str = ""
-    port: int = 0
+    port: UInt32 = 0
 
 
 class ExtensionProvider(Message, frozen=True, kw_only=True):

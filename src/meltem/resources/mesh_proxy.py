@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-from meltem.resources.base import Duration, Message
+from meltem.resources.base import Duration, Int32, Int32Value, Message, UInt32
 from meltem.resources.destination_rule import ClientTLS, TcpKeepalive
 from meltem.resources.proxy_config import ProxyImage
 from meltem.resources.workload import ReadinessProbe
@@ -36,9 +36,9 @@ class StackdriverTracer(Message, frozen=True, kw_only=True):
     """Limits of spans sent to Stackdriver."""
 
     debug: bool = False
-    max_number_of_attributes: int | None = None
-    max_number_of_annotations: int | None = None
-    max_number_of_message_events: int | None = None
+    max_number_of_attributes: UInt32 | None = None
+    max_number_of_annotations: UInt32 | None = None
+    max_number_of_message_events: UInt32 | None = None
 
 
 class OpenCensusTracer(Message, frozen=True, kw_only=True):
@@ -91,7 +91,7 @@ class ProxyTracing(Message, frozen=True, kw_only=True):
     stackdriver: StackdriverTracer | None = None
     open_census_agent: OpenCensusTracer | None = None
     custom_tags: dict[str, TracingTag] = {}
-    max_path_tag_length: int = 0
+    max_path_tag_length: UInt32 = 0
     sampling: float = 0.0
     tls_settings: ClientTLS | None = None
     enable_istio_tags: bool | None = None
@@ -119,7 +119,7 @@ class ProxyProtocolConfiguration(Message, frozen=True, kw_only=True):
 class Topology(Message, frozen=True, kw_only=True):
     """How many trusted proxies stand before the gateway, and what becomes of client certificate headers."""
 
-    num_trusted_proxies: int = 0
+    num_trusted_proxies: UInt32 = 0
     forward_client_cert_details: Literal[
         "UNDEFINED", "SANITIZE", "FORWARD_ONLY", "APPEND_FORWARD", "SANITIZE_SET", "ALWAYS_FORWARD_ONLY"
     ] = "UNDEFINED"
@@ -231,8 +231,8 @@ class ConnectionSettings(Message, frozen=True, kw_only=True):
     """Buffers, timeouts and limits of connections."""
 
     profile: Literal["SIDECAR", "EDGE"] = "SIDECAR"
-    listener_per_connection_buffer_limit_bytes: int | None = None
-    cluster_per_connection_buffer_limit_bytes: int | None = None
+    listener_per_connection_buffer_limit_bytes: UInt32 | None = None
+    cluster_per_connection_buffer_limit_bytes: UInt32 | None = None
     http_idle_timeout: Duration | None = None
     http_max_connection_duration: Duration | None = None
     http_drain_timeout: Duration | None = None
@@ -240,9 +240,9 @@ class ConnectionSettings(Message, frozen=True, kw_only=True):
     http_request_headers_timeout: Duration | None = None
     http_stream_idle_timeout: Duration | None = None
     http_max_stream_duration: Duration | None = None
-    http_max_concurrent_streams: int | None = None
-    http2_initial_stream_window_size: int | None = None
-    http2_initial_connection_window_size: int | None = None
+    http_max_concurrent_streams: UInt32 | None = None
+    http2_initial_stream_window_size: UInt32 | None = None
+    http2_initial_connection_window_size: UInt32 | None = None
     http_headers_with_underscores_action: Literal[
         "HEADERS_WITH_UNDERSCORES_UNSPECIFIED",
         "HEADERS_WITH_UNDERSCORES_ALLOW",
@@ -257,8 +257,8 @@ class ConnectionSettings(Message, frozen=True, kw_only=True):
         "UNESCAPE_AND_REDIRECT",
         "UNESCAPE_AND_FORWARD",
     ] = "PATH_WITH_ESCAPED_SLASHES_UNSPECIFIED"
-    listener_connection_limit: int | None = None
-    global_downstream_connection_limit: int | None = None
+    listener_connection_limit: UInt32 | None = None
+    global_downstream_connection_limit: UInt32 | None = None
 
 
 class MeshProxyConfig(Message, frozen=True, kw_only=True):
@@ -282,8 +282,8 @@ class MeshProxyConfig(Message, frozen=True, kw_only=True):
     availability_zone: str = ""
     control_plane_auth_policy: Literal["NONE", "MUTUAL_TLS", "INHERIT"] = "MUTUAL_TLS"
     custom_config_file: str = ""
-    stat_name_length: int = 189
-    concurrency: int | None = None
+    stat_name_length: Int32 = 189
+    concurrency: Int32Value = None
     proxy_bootstrap_template_path: str = ""
     interception_mode: Literal["REDIRECT", "TPROXY", "NONE"] = "REDIRECT"
     tracing: ProxyTracing | None = None
@@ -305,6 +305,6 @@ class MeshProxyConfig(Message, frozen=True, kw_only=True):
     private_key_provider: PrivateKeyProvider | None = None
     proxy_headers: ProxyHeaders | None = None
     file_flush_interval: Duration | None = None
-    file_flush_min_size_kb: int = 0
+    file_flush_min_size_kb: UInt32 = 0
     stats_compression: bool | None = None
     connection_settings: ConnectionSettings | None = None

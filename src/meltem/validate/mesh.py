@@ -105,8 +105,6 @@ def _tls(r: Report, config: MeshConfig) -> None:
         check_ciphers(r.at("meshMTLS"), config.mesh_mtls.cipher_suites)
     if config.tls_defaults is not None:
         check_ciphers(r.at("tlsDefaults"), config.tls_defaults.cipher_suites)
-        if config.tls_defaults.min_protocol_version != "TLS_AUTO":
-            r.at("tlsDefaults").at("minProtocolVersion").error("cannot be set mesh-wide", "Set it on the Gateway.")
     for field, tls in (("meshMTLS", config.mesh_mtls), ("tlsDefaults", config.tls_defaults)):
         check_curves(r.at(field), tls.ecdh_curves if tls else ())
 
@@ -210,6 +208,8 @@ def _check_proxy(r: Report, config: MeshProxyConfig) -> None:
             here.at("sampling").error(f"{config.tracing.sampling:g} is no percentage")
         if config.tracing.zipkin is not None:
             _address(here.at("zipkin").at("address"), config.tracing.zipkin.address)
+        if config.tracing.datadog is not None:
+            _address(here.at("datadog").at("address"), config.tracing.datadog.address)
     checks.check_port(r.at("proxyAdminPort"), config.proxy_admin_port)
     checks.check_port(r.at("statusPort"), config.status_port)
     if config.concurrency is not None and config.concurrency < 0:

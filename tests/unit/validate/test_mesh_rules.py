@@ -36,6 +36,7 @@ def test_the_defaults_are_good() -> None:
         ("localityLbSetting: {failover: [{from: a, to: a}]}", "localityLbSetting.failover[0]"),
         ("serviceSettings: [{hosts: [a_b]}]", "serviceSettings[0].hosts[0]"),
         ("accessLogFormat: '%REQ(X)'", "accessLogFormat"),
+        ("defaultConfig: {tracing: {datadog: {address: agent}}}", "defaultConfig.tracing.datadog.address"),
         (
             "extensionProviders: [{name: a, envoyFileAccessLog: {path: /a, logFormat: {labels: {b: '%FOO%'}}}}]",
             "extensionProviders[0].envoyFileAccessLog.logFormat.labels['b']",
@@ -86,6 +87,12 @@ def test_mistakes_in_networks_are_found(text: str, path: str) -> None:
     ("text", "said"),
     [
         ("defaultHttpRetryPolicy: {attempts: -2}", "defaultHttpRetryPolicy.attempts: -2 is out of range"),
+        (
+            "extensionProviders: [{name: a, envoyExtAuthzHttp: {service: a.b, port: 80, "
+            "includeRequestBodyInCheck: {maxRequestBytes: -1}}}]",
+            "maxRequestBytes: -1 is out of range",
+        ),
+        ("defaultConfig: {tracing: {maxPathTagLength: 4294967296}}", "maxPathTagLength: 4294967296 is out of range"),
         ("defaultConfig: {connectionSettings: {httpIdleTimeout: -1s}}", "httpIdleTimeout: '-1s' is less than nothing"),
     ],
 )
