@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import functools
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import click
@@ -12,19 +15,71 @@ from meltem.cli.base import Globals, command, group, run_async
 from meltem.errors import MeltemError, UserError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from meltem.kube.client import KubeClient
     from meltem.objects import JsonObject
 
 
+def _truth(_context: click.Context, _option: click.Parameter, text: str | None) -> bool | None:
+    if text is None or text in ("true", "false"):
+        return None if text is None else text == "true"
+    raise click.BadParameter(f"{text!r} is neither true nor false")
+
+
+def _options(function: Callable[..., None]) -> Callable[..., None]:
+    """Flags that may stand before and after the name of the interface, as with Istio's istioctl."""
+    given = (
+        click.option("--address", help="Local address to listen on (default localhost)"),
+        click.option("-p", "--port", type=int, help="Local port to listen on (default: the same as in the pod)"),
+        click.option("--browser", is_flag=False, flag_value="true", callback=_truth, expose_value=True,
+                     metavar="[true|false]", help="Whether to open a browser (default true)"),
+        click.option("--no-browser", is_flag=True, hidden=True),
+    )  # fmt: skip
+
+    @functools.wraps(function)
+    def wrapped(
+        *arguments: object,
+        address: str | None,
+        port: int | None,
+        browser: bool | None,
+        no_browser: bool,
+        **others: object,
+    ) -> None:
+        context = click.get_current_context()
+        before = way_of(context)
+        context.meta[_WAY] = Way(
+            before.address if address is None else address,
+            before.port if port is None else port,
+            False if no_browser else before.browser if browser is None else browser,
+        )
+        function(*arguments, **others)
+
+    made: Callable[..., None] = wrapped
+    for option in reversed(given):
+        made = option(made)
+    return made
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """Where to listen, and whether a browser is opened."""
+
+    address: str = "localhost"
+    port: int = 0
+    browser: bool = True
+
+
+_WAY = "meltem.dashboard"
+
+
+def way_of(context: click.Context) -> Way:
+    """What the flags said."""
+    return context.meta.get(_WAY, Way())
+
+
 @group("dashboard", help="Opens a web interface of the mesh: forwards a local port to it until Ctrl-C.")
-@click.option("--address", default="localhost", help="Local address to listen on")
-@click.option("-p", "--port", default=0, help="Local port to listen on (0: the same as in the pod, or a free one)")
-@click.option("--browser/--no-browser", default=True, help="Open a browser [default: browser]")
-@click.pass_context
-def dashboard(context: click.Context, address: str, port: int, browser: bool) -> None:
-    context.meta["dashboard"] = (address, port, browser)
+@_options
+def dashboard() -> None:
+    pass
 
 
 def _addon(name: str, port: int, labels: str, title: str, path: str = "") -> None:
@@ -32,6 +87,7 @@ def _addon(name: str, port: int, labels: str, title: str, path: str = "") -> Non
 
     @command(name, help=f"Opens {title}.")
     @click.option("--ui-port", default=port, help="Port of the interface in the pod")
+    @_options
     @click.pass_context
     def opened(context: click.Context, ui_port: int) -> None:
         settings = context.find_object(Globals) or Globals()
@@ -48,6 +104,7 @@ def _own(name: str, port: int, title: str, path: str = "") -> None:
     @click.option("--ctrlz_port", "--ui-port", "ui_port", default=port, help="Port in the pod")
     @click.option("-l", "--selector", default="app=istiod", help="Labels of the pod")
     @click.option("-r", "--revision", default="", help="Revision of istiod")
+    @_options
     @click.pass_context
     def opened(context: click.Context, pod: str | None, ui_port: int, selector: str, revision: str) -> None:
         settings = context.find_object(Globals) or Globals()
@@ -61,6 +118,7 @@ def _own(name: str, port: int, title: str, path: str = "") -> None:
 @click.argument("pod", required=False, metavar="[[TYPE/]NAME[.NAMESPACE]]")
 @click.option("-l", "--selector", default="", help="Labels of the pod")
 @click.option("--ui-port", default=15000, help="Envoy's admin port")
+@_options
 @click.pass_context
 def envoy(context: click.Context, pod: str | None, selector: str, ui_port: int) -> None:
     if bool(pod) == bool(selector):
@@ -74,7 +132,7 @@ def envoy(context: click.Context, pod: str | None, selector: str, ui_port: int) 
 dashboard.add_command(envoy)
 dashboard.add_alias("proxy", "envoy")
 _own("istiod-debug", 8080, "the debug pages", "/debug")
-_own("controlz", 8080, "the debug pages", "/debug")
+_own("controlz", 9876, "ControlZ", "/scopez")
 _addon("kiali", 20001, "app=kiali", "Kiali", "/kiali")
 _addon("grafana", 3000, "app.kubernetes.io/name=grafana", "Grafana")
 _addon("prometheus", 9090, "app.kubernetes.io/name=prometheus", "Prometheus")
@@ -85,7 +143,8 @@ _addon("skywalking", 8080, "app=skywalking-ui", "SkyWalking")
 
 def _open(context: click.Context, settings: Globals, namespace: str, labels: str, port: int, title: str,
           path: str = "", *, pod: str = "") -> None:  # fmt: skip
-    address, local, browser = context.meta.get("dashboard", ("localhost", 0, True))
+    way = way_of(context)
+    address, local, browser = way.address, way.port, way.browser
 
     async def run() -> None:
         from meltem.cli.proxy.access import find_pod, is_running

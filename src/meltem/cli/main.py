@@ -40,6 +40,7 @@ EXPERIMENTAL = (
 )
 
 VERBS = (
+    Verb("admin", "meltem.cli.admin:admin", "Manages the control plane", aliases=("istiod",)),
     Verb("analyze", "meltem.cli.analyze:analyze", "Says what is probably wrong with configuration"),
     Verb("bug-report", "meltem.cli.bug_report.command:bug_report", "Collects logs and configuration for whoever helps"),
     Verb("completion", "meltem.cli.completion:completion", "Generates completion for a shell"),

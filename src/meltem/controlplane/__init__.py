@@ -7,18 +7,16 @@ saying what was wrong.
 from __future__ import annotations
 
 import asyncio
-import logging
 import os
 import sys
 from typing import cast
 
 import structlog
 
-from meltem.controlplane.flags import Flags, parse_flags
+from meltem.controlplane import logs
+from meltem.controlplane.flags import parse_flags
 from meltem.errors import EnvironmentError_, MeltemError, UserError
 from meltem.settings import read_settings
-
-_LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warn": logging.WARNING, "error": logging.ERROR}
 
 
 def main() -> None:
@@ -32,7 +30,7 @@ def _main(arguments: list[str]) -> int:
     try:
         flags = parse_flags(arguments)
         settings, unused = read_settings(os.environ)
-        configure_logging(flags)
+        logs.configure(flags.log_level, as_json=flags.log_json)
         if unused:
             structlog.stdlib.get_logger("istiod").warning("switches without effect", names=", ".join(unused))
         import uvloop
@@ -56,25 +54,3 @@ def first_error(error: BaseException) -> BaseException:
     while isinstance(error, BaseExceptionGroup):
         error = cast("BaseExceptionGroup[BaseException]", error).exceptions[0]
     return error
-
-
-def configure_logging(flags: Flags) -> None:
-    """Logs go to standard output, as people expect of istiod; `--log_output_level` is `<scope>:<level>,…`."""
-    default = next(
-        (p.rpartition(":")[2] for p in flags.log_level.split(",") if p.startswith("default:") or ":" not in p), ""
-    )
-    level = _LEVELS.get(default, logging.INFO)
-    structlog.configure(
-        processors=[
-            structlog.stdlib.add_logger_name,
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer() if flags.log_json else structlog.dev.ConsoleRenderer(colors=False),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(level),
-        logger_factory=structlog.stdlib.LoggerFactory(),
-        cache_logger_on_first_use=True,
-    )
-    logging.basicConfig(level=level, stream=sys.stdout, format="%(message)s", force=True)
-    logging.getLogger("aiohttp").setLevel(logging.ERROR)

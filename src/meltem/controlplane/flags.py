@@ -35,6 +35,7 @@ class Flags(msgspec.Struct, frozen=True, kw_only=True):
     ca_cert_file: str = ""
     mesh_config_file: str = ""
     networks_file: str = ""
+    controlz: str = "localhost:9876"
     log_level: str = "default:info"
     log_json: bool = False
     app_namespace: str = ""
@@ -45,8 +46,6 @@ _IGNORED = (
     "clusterRegistriesNamespace",
     "cniNamespace",
     "configDir",
-    "ctrlz_address",
-    "ctrlz_port",
     "kubernetesApiBurst",
     "kubernetesApiQPS",
     "log_caller",
@@ -93,6 +92,8 @@ def parse_flags(arguments: Sequence[str]) -> Flags:
     parser.add_argument("--log_output_level", dest="log_level", default="default:info")
     parser.add_argument("--log_as_json", dest="log_json", action="store_true")
     parser.add_argument("--appNamespace", dest="app_namespace", default="", help="watch this namespace only")
+    parser.add_argument("--ctrlz_address", default="localhost", help="ControlZ: log levels while istiod runs")
+    parser.add_argument("--ctrlz_port", default="9876", help="its port; 0: none")
     for name in _IGNORED:
         parser.add_argument(f"--{name}", dest=f"ignored_{name}", default="", help=argparse.SUPPRESS)
     parser.add_argument("--profile", dest="ignored_profile", action="store_true", help=argparse.SUPPRESS)
@@ -104,6 +105,8 @@ def parse_flags(arguments: Sequence[str]) -> Flags:
     if unknown:
         raise UserError(f"unknown flag {unknown[0][:80]}", remedy="`istiod --help` lists the flags.")
     values = {k: v for k, v in found.items() if k != "command" and not k.startswith("ignored_")}
+    host, port = str(values.pop("ctrlz_address")), str(values.pop("ctrlz_port"))
+    values["controlz"] = "" if port == "0" else f"{host}:{port}"
     for name, flag in _TIMES.items():
         values[name] = seconds(str(values[name]), flag)
     if bool(values["tls_cert_file"]) != bool(values["tls_key_file"]):

@@ -30,7 +30,7 @@ from meltem.ca.serving import ServingCertificate, serving_names
 from meltem.ca.store import PLUGGED_IN, SELF_SIGNED, AuthorityStore, StoreSettings
 from meltem.clock import Clock, SystemClock
 from meltem.collections import Failure
-from meltem.controlplane import http
+from meltem.controlplane import http, logs
 from meltem.controlplane.certificate import FileCertificate
 from meltem.controlplane.debug import Debug
 from meltem.controlplane.feed import Feed, ignored_kinds
@@ -372,6 +372,12 @@ class ControlPlane:
         if settings.enable_debug_on_http:
             admin.add_routes(shown)
         await stack.enter_async_context(http.serve(admin, address(flags.http), "debugging"))
+        controlz = web.Application()
+        controlz.add_routes(logs.routes())
+        try:
+            await stack.enter_async_context(http.serve(controlz, address(flags.controlz), "ControlZ"))
+        except EnvironmentError_ as error:
+            log.warning("log levels cannot be changed while istiod runs", reason=error.what)
         monitoring = http.monitoring_application(self._registry, __version__)
         monitoring.add_routes(shown)
         await stack.enter_async_context(http.serve(monitoring, address(flags.monitoring), "metrics"))

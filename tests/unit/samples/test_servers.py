@@ -19,6 +19,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
+from envoy.service.auth.v3 import external_auth_pb2
 from google.protobuf.wrappers_pb2 import StringValue
 
 from meltem.local.images import Image, load_table
@@ -335,3 +336,35 @@ def over_tls(port, context):
         return connection.getresponse().read()
     finally:
         connection.close()
+
+
+def test_an_authorizer_says_yes_to_the_header_over_both_protocols(start) -> None:
+    server = start("extauthz/src/ext_authz.py", count=2, GRPC_PORT="0", HTTP_PORT="0")
+    grpc_port, http_port = server.ports
+    with grpc.insecure_channel(f"127.0.0.1:{grpc_port}") as channel:
+        ask = channel.unary_unary(
+            "/envoy.service.auth.v3.Authorization/Check",
+            external_auth_pb2.CheckRequest.SerializeToString,
+            external_auth_pb2.CheckResponse.FromString,
+        )
+        for value, code in (("allow", 0), ("deny", 7)):
+            request = external_auth_pb2.CheckRequest()
+            request.attributes.request.http.headers["x-ext-authz"] = value
+            answer = ask(request, timeout=10)
+            assert answer.status.code == code
+            told = (answer.ok_response if code == 0 else answer.denied_response).headers
+            assert told[0].header.value == ("denied" if code else "allowed")
+        assert answer.denied_response.status.code == 403
+    over_http = server._replace(ports=[http_port])
+    for value, status, result in (("allow", 200, "allowed"), ("deny", 403, "denied")):
+        got = over_http.ask("/headers", headers={"x-ext-authz": value})
+        assert (got.status, got.headers["x-ext-authz-check-result"]) == (status, result)
+
+
+def test_netcat_sends_and_shows_what_comes_back(start) -> None:
+    server = start("tcp-echo/src/tcp_echo.py", "0", "hello")
+    program = str(SAMPLES / "curl/bin/nc.py")
+    ran = subprocess.run([program, "127.0.0.1", str(server.port)], input=b"world\n", capture_output=True, timeout=30)
+    assert (ran.returncode, ran.stdout) == (0, b"hello world\n")
+    ran = subprocess.run([program, "-z", "127.0.0.1", "1"], capture_output=True, timeout=30)
+    assert (ran.returncode, ran.stdout) == (1, b"")

@@ -192,10 +192,18 @@ async def debug(
 
 
 async def http_get(client: KubeClient, pod: JsonObject, port: int, path: str) -> tuple[int, bytes]:
-    """One HTTP/1.1 GET over a forwarded port: status and body."""
-    request = f"GET {path} HTTP/1.0\r\nHost: localhost\r\nConnection: close\r\n\r\n"
+    """One GET over a forwarded port: status and body."""
+    return await http_call(client, pod, port, "GET", path)
+
+
+async def http_call(
+    client: KubeClient, pod: JsonObject, port: int, method: str, path: str, content: bytes = b""
+) -> tuple[int, bytes]:
+    """One call over a forwarded port: status and body."""
+    length = f"Content-Length: {len(content)}\r\n" if content else ""
+    request = f"{method} {path} HTTP/1.0\r\nHost: localhost\r\n{length}Connection: close\r\n\r\n"
     async with client.port_forward(namespace_of(pod), name_of(pod), port) as (reader, writer):
-        writer.write(request.encode())
+        writer.write(request.encode() + content)
         await writer.drain()
         answer = await reader.read(-1)
     head, _, body = answer.partition(b"\r\n\r\n")
