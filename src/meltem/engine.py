@@ -40,5 +40,5 @@ class Engine:
             self.views.proxies.delete(proxy_id)
 
     def on_trial(self, proxy_id: str) -> bool:
-        """Whether something that EnvoyFilters change for this proxy waits for its trial on Envoy."""
-        return self.resources.patched.on_trial(self.resources.groups_of.get(proxy_id) or ())
+        """Whether something for this proxy waits for its trial on Envoy: what EnvoyFilters change, a Lua script."""
+        return self.resources.on_trial(proxy_id)

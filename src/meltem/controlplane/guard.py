@@ -8,7 +8,7 @@ no Envoy, or it does not answer, EnvoyFilters are used as they are, and the log 
 
 A proxy may refuse what the trial did not: two listeners at one address, say. It keeps what it had; the EnvoyFilter that
 changed the resource last is left out then, and the next one, until the proxy takes it. Where it refuses the resource
-without any as well they were not to blame.
+without any as well they were not to blame. Lua scripts of TrafficExtensions are tried too (`scripts.py`).
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from typing import Protocol
 import structlog
 
 from meltem.collections import Changes
+from meltem.controlplane.scripts import ScriptTrials
 from meltem.engine import Engine
 from meltem.errors import EnvironmentError_
 from meltem.generate.patched import Job, filter_digest, with_patches
@@ -57,6 +58,7 @@ class Guard:
         self._refusals = refusals
         self._blamed: dict[str, Job] = {}  # jobs by digest of which a proxy's refusal cost an EnvoyFilter
         self._innocent: set[str] = set()  # digests of jobs that proxies refuse without patches too
+        self._scripts = ScriptTrials(engine)
         self._trier: Trier | None = None
         self._well: dict[ResourceKey, networking.EnvoyFilter] = {}  # versions that nobody refused
         self._awake = asyncio.Event()
@@ -72,10 +74,11 @@ class Guard:
             log.warning("EnvoyFilters are used untried", reason=str(error).replace("\n", " "))
             return
         self._engine.graph.on_commit(self._engine.resources.patched.wanted, self._note)
+        self._engine.graph.on_commit(self._engine.resources.scripts, self._note)
         with self._engine.graph.transaction():
             self._engine.inputs.guarded.set("", True)
 
-    def _note(self, _changes: Changes[str, Job]) -> None:
+    def _note(self, _changes: Changes[str, Job] | Changes[str, str]) -> None:
         self._awake.set()
 
     async def settled(self, proxy_id: str) -> None:
@@ -104,6 +107,8 @@ class Guard:
                 while batch := self._batch():
                     await self._round(self._trier, batch)
                 self._remember_well()
+                if await self._scripts.look(self._trier):
+                    self._tell()
             self.look_at_refusals()
 
     def look_at_refusals(self) -> None:

@@ -16,7 +16,7 @@ from meltem.collections import Collection, Reader, TupleMemo
 from meltem.envoyapi import Resource
 from meltem.generate import clusters, dns, endpoints, gateway, inbound, names, outbound, routes, secrets
 from meltem.generate import patches as patching
-from meltem.generate.bundle import Bundles, Group, GroupKey
+from meltem.generate.bundle import Bundles, Group, GroupKey, Waiting
 from meltem.generate.by_socket import by_socket
 from meltem.generate.filters import jwt, wasm
 from meltem.generate.patched import Patched, Unpatched
@@ -169,6 +169,16 @@ class Resources:
         ]
         for part in parts:
             self.bundles.add(part)
+        self.bundles.add_settling(graph.derive("scripts of scopes", views.scope_filters, self._scripts))
+        self.bundles.add_settling(
+            graph.derive("inbound scripts", views.inbound, lambda r, k, v: self._scripts(r, k, v.filters))
+        )
+        self.scripts: Collection[str, str] = graph.union(
+            "scripts",
+            graph.derive("outbound code", views.scope_filters, lambda _r, _k, f: {p.digest: p.code for p in f.lua}),
+            graph.derive("inbound code", views.inbound, lambda _r, _k, v: {p.digest: p.code for p in v.filters.lua}),
+        )
+        """Digest of each Lua script → its code."""
 
     # --- each kind ---
 
@@ -190,7 +200,7 @@ class Resources:
         return self._keyed(scope, made)
 
     def _extensions(self, reader: Reader, group: Group, filters: Filters) -> Mapping[GroupKey, Resource]:
-        """What Wasm filters are configured with; their places are in listeners."""
+        """What Wasm filters are configured with; the places of these and of Lua filters are in listeners."""
         found: list[Resource] = []
         for module in filters.wasm:
             code = reader.get(self.mesh.inputs.wasm_code, module.sha256) or b""
@@ -198,6 +208,29 @@ class Resources:
                 self._extension((_Keyed(ExtensionView(module=msgspec.structs.replace(module, ports=()))), code))
             )
         return self._keyed(group, Made(tuple(found)))
+
+    def _scripts(self, reader: Reader, group: Group, filters: Filters) -> Mapping[GroupKey, Resource | Waiting]:
+        """What Lua filters are configured with: a script that is not tried yet leaves what stands there."""
+        inputs = self.mesh.inputs
+        found: dict[GroupKey, Resource | Waiting] = {}
+        for program in filters.lua:
+            key = (group, api.EXTENSION_CONFIG, program.name)
+            said = reader.get(inputs.tried_scripts, program.digest)
+            if said is None and reader.get(inputs.guarded, ""):
+                found[key] = Waiting(wasm.script(program.name, ""))
+            else:
+                found[key] = wasm.script(program.name, "" if said else program.code)
+        return found
+
+    def on_trial(self, proxy_id: str) -> bool:
+        """Whether something for this proxy waits for its trial on Envoy."""
+        if self.patched.on_trial(self.groups_of.get(proxy_id) or ()):
+            return True
+        inputs, scope = self.mesh.inputs, self.views.scope_of.get(proxy_id)
+        inbound_view = self.views.inbound_of.get(proxy_id)
+        outbound = self.views.scope_filters.get(scope) if scope is not None else None
+        programs = [p for f in (outbound, inbound_view and inbound_view.filters) if f is not None for p in f.lua]
+        return bool(programs) and "" in inputs.guarded and any(p.digest not in inputs.tried_scripts for p in programs)
 
     def _clusters(self, reader: Reader, key: tuple[Scope, str], unit: ClusterUnit) -> Mapping[GroupKey, Resource]:
         return self._of_scope(key[0], self.generators["clusters"](unit.view))

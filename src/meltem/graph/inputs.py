@@ -20,6 +20,7 @@ ResourceKey = tuple[str, str, str]
 _NOT_KINDS = (
     "MeshConfig", "MeshNetworks", "cluster networks", "resolved names", "wasm modules", "wasm code", "guarded",
     "trials", "tried EnvoyFilters", "former EnvoyFilters", "secrets by permission", "readers of secrets",
+    "tried scripts",
 )  # fmt: skip
 
 
@@ -95,6 +96,8 @@ class Inputs:
         """Those whose present version Envoy refuses."""
         self.tried_filters: Source[str, bool] = graph.source("tried EnvoyFilters")
         """Digests of the patches of one EnvoyFilter that Envoy has taken somewhere."""
+        self.tried_scripts: Source[str, str] = graph.source("tried scripts")
+        """Digest of a Lua script → why Envoy refuses it; empty: it does not."""
         self.secrets_by_permission: Source[str, bool] = graph.source("secrets by permission")
         """Has the empty key where proxies are given private keys only by the next."""
         self.secret_readers: Source[Account, Permission] = graph.source("readers of secrets")

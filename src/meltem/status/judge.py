@@ -6,7 +6,8 @@ and a log line for each that is new and bad. Looks anew only after something has
 Reasons: `Accepted`, `Distributing` (some proxies do not have it yet); `Invalid` (cannot be read), `NotGenerated`
 (configuration could not be made), `SecretMissing`, `SecretNotAllowed` (the proxies' service account may not list
 secrets), `ServerConflict` (a gateway serves another in its place), `HostNotFound`, `AddressConflict`, `RefusedByEnvoy`
-(an EnvoyFilter that is left out), `RefusedByProxy`, `RefusedByAdmission` (written while the webhook was not there).
+(an EnvoyFilter or a Lua script that is left out), `RefusedByProxy`, `RefusedByAdmission` (written while the webhook was
+not there).
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from meltem.resources.kinds import ISTIO_KINDS
 from meltem.status.distribution import Distribution, Key, Share, Standing, Version, together, version_of
 from meltem.status.reading import OutsideReader
 from meltem.validate import validate
+from meltem.view.filters import script_digest
 from meltem.view.gateway import SERVER_PARTS
 from meltem.view.gateway_servers import GatewayKey
 from meltem.view.proxy import Proxy
@@ -213,6 +215,7 @@ class Judge:
             self._hosts(),
             self._addresses(),
             self._left_out(),
+            self._scripts(),
             self._conflicts(),
         )
         for key, reason, message in (one for source in sources for one in source):
@@ -380,6 +383,15 @@ class Judge:
                 )
         for key, problems in resources.patch_problems.items():
             yield ("EnvoyFilter", key[1], key[2]), "Invalid", "; ".join(p.in_short for p in problems)
+
+    def _scripts(self) -> Iterator[tuple[Key, str, str]]:
+        """Lua scripts that Envoy refuses, tried before anybody was sent them."""
+        tried = self._engine.inputs.tried_scripts
+        for key, one in self._engine.inputs.traffic_extensions.items():
+            error = tried.get(script_digest(one.spec.lua.inline_code)) if one.spec.lua is not None else None
+            if error:
+                message = f"spec.lua.inlineCode is left out: Envoy refuses it: {error}"
+                yield ("TrafficExtension", key[1], key[2]), "RefusedByEnvoy", message
 
     def _refused(self) -> dict[Key, str]:
         found: dict[Key, str] = {}

@@ -6,6 +6,8 @@ view (`InboundView`, outbound and gateway listener views); equal ones share byte
 
 from __future__ import annotations
 
+import hashlib
+
 import msgspec
 
 from meltem.resources import extensions, security
@@ -65,6 +67,15 @@ class LuaProgram(msgspec.Struct, frozen=True, kw_only=True):
     phase: str
     priority: int = 0
     ports: tuple[int, ...] = ()
+
+    @property
+    def digest(self) -> str:
+        """Of the code, for what Envoy said of it."""
+        return script_digest(self.code)
+
+
+def script_digest(code: str) -> str:
+    return hashlib.sha256(code.encode()).hexdigest()
 
 
 class MetricsOverride(msgspec.Struct, frozen=True, kw_only=True):

@@ -14,7 +14,7 @@ from meltem import envoyapi as api
 from meltem.generate.filters import wasm
 from meltem.graph.inputs import FAILED
 from meltem.resources.extensions import WasmPluginSpec
-from meltem.view.filters import Filters, WasmModule
+from meltem.view.filters import Filters, LuaProgram, WasmModule
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "samples" / "wasm" / "src"))
 import plugin
@@ -154,3 +154,34 @@ async def test_plugins_that_come_and_go_quickly_leave_no_old_connections(
     assert await counted(envoy, "listener_manager.listener_in_place_updated") == 2
     assert await counted(envoy, "listener_manager.listener_modified") == 2
     assert await counted(envoy, "listener_manager.total_filter_chains_draining") == 0
+
+
+async def test_a_script_that_envoy_refuses_costs_only_itself(
+    served: Served, start_envoy: Callable[..., object]
+) -> None:
+    """A listener whose only script is bad serves without it; an edit that is bad leaves the former one in force."""
+    place = Place(served)
+    adds = "function envoy_on_response(handle) handle:headers():add('x-wasm', 'WHAT') end"
+
+    def with_script(code: str) -> None:
+        program = LuaProgram(name=NAME, code=code, phase="UNSPECIFIED_PHASE")
+        filters = list(wasm.http(Filters(lua=(program,)), "UNSPECIFIED_PHASE", ()))
+        with served.engine.graph.transaction():
+            served.engine.put(listener("l", place.port, "80", *filters))
+            served.engine.put(wasm.script(NAME, code))
+
+    with_script("function (")
+    envoy = await start_envoy(served.port)
+    await eventually(lambda: is_answered(place, (200, "")))
+    kept = await place.connection()
+    for what in ("a", "b"):
+        with_script(adds.replace("WHAT", what))
+        await eventually(lambda what=what: is_answered(place, (200, what)))
+    with_script("error('no')")
+
+    async def refused() -> bool:
+        return await counted(envoy, f"extension_config_discovery.http_filter.{NAME}.config_fail") >= 2
+
+    await eventually(refused)
+    assert await kept.get() == await place.fresh() == (200, "b")
+    kept.close()

@@ -58,6 +58,15 @@ class Fake:
             raise self.error
         return None
 
+    async def check(self, resources: Sequence[api.Resource]) -> str:
+        """Lua: what says `hang` does not end, what says `bad` is refused."""
+        if self.error is not None:
+            raise self.error
+        code = b"".join(r.body for r in resources)
+        if b"hang" in code:
+            raise TimeoutError
+        return "script load error" if b"bad" in code else ""
+
     async def blame(self, job: Job) -> Trial:
         return Trial()
 
@@ -211,3 +220,54 @@ async def test_one_that_was_bad_from_the_start_is_left_out() -> None:
         await edited(world, a_filter("first", 1, "alt_stat_name: good"), lambda: not world.left_out)
         await world.guard.settled(PROXY.id)
         assert world.cluster()[1].alt_stat_name == "good"
+
+
+LUA = """
+---
+apiVersion: extensions.istio.io/v1alpha1
+kind: TrafficExtension
+metadata: {name: script, namespace: default}
+spec: {lua: {inlineCode: CODE}}
+"""
+SCRIPT = "extensions.istio.io/trafficextension/default.script"
+
+
+def script_of(world: World) -> str:
+    """The code that the proxy has; empty: what lets everything pass."""
+    attachment = world.engine.bundles.attach(PROXY.id, lambda _notice: None)
+    found = attachment.get(api.EXTENSION_CONFIG, SCRIPT)
+    attachment.close()
+    assert found is not None
+    config = api.extension.TypedExtensionConfig.FromString(found.body).typed_config
+    lua = api.lua.Lua()
+    return lua.default_source_code.inline_string if config.Unpack(lua) else ""
+
+
+async def becomes(world: World, code: str) -> None:
+    async with asyncio.timeout(10):
+        while script_of(world) != code:  # noqa: ASYNC110 - a few turns of the loop
+            await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("code", ["bad", "hang"])
+async def test_a_script_that_envoy_refuses_or_never_ends_costs_only_itself(code: str) -> None:
+    world = World(LUA.replace("CODE", "good"))
+    assert script_of(world) == "" and world.engine.on_trial(PROXY.id)
+    async with running(world, Fake()):
+        assert script_of(world) == "good"
+        files.load(world.engine, LUA.replace("CODE", code))
+        assert script_of(world) == "good", "until the new one was tried"
+        await becomes(world, "")
+        judge = Judge(world.engine, {}, tuple, files.CLUSTER)
+        judge.look()
+        verdict = judge.verdicts["TrafficExtension", "default", "script"]
+        assert verdict.reason == "RefusedByEnvoy" and "spec.lua.inlineCode" in verdict.message
+        files.load(world.engine, LUA.replace("CODE", "better"))
+        await becomes(world, "better")
+        assert len(world.engine.inputs.tried_scripts) == 1
+
+
+async def test_where_envoy_does_not_answer_scripts_are_used_as_they_are() -> None:
+    world = World(LUA.replace("CODE", "any"))
+    async with running(world, Fake(TimeoutError())):
+        assert script_of(world) == "any"

@@ -1,13 +1,13 @@
 """WasmPlugins and TrafficExtensions as Wasm filters, HTTP and network, and as Lua filters.
 
 In: the modules and programs of a chain, in order; the code of a module. Out: filters of one phase, the higher priority
-first, and the configuration of each Wasm filter.
+first, and the configuration of each.
 
-A Wasm filter's place is in the listener, its configuration a resource of its own (`config_discovery`): a change of it
+A filter's place is in the listener, its configuration a resource of its own (`config_discovery`): a change of it
 leaves listeners and connections alone. A listener waits for it before it serves. The code comes along in it: what Envoy
 fetches itself it fetches only while a listener warms, so that a new module of a listener in service would never come
 (Envoy 1.40: requests go on without the plugin, then fail). In place of a module that istiod could not fetch stands what
-refuses everything, or lets it pass, as failStrategy says.
+refuses everything, or lets it pass, as failStrategy says. A Lua script that Envoy refuses is left out.
 """
 
 from __future__ import annotations
@@ -37,8 +37,8 @@ def http(filters: Filters, phase: str, ports: tuple[int, ...]) -> Iterable[api.h
         made.append((module.spec.priority or 0, one))
     for program in filters.lua:
         if program.phase == phase and (not program.ports or set(program.ports) & set(ports)):
-            script = api.lua.Lua(default_source_code={"inline_string": program.code})
-            made.append((program.priority, api.hcm.HttpFilter(name=program.name, typed_config=api.pack(script))))
+            place = _source((api.lua.Lua(), api.http_rbac.RBAC()), otherwise=api.http_rbac.RBAC())
+            made.append((program.priority, api.hcm.HttpFilter(name=program.name, config_discovery=place)))
     return [one for _, one in sorted(made, key=lambda pair: -pair[0])]
 
 
@@ -53,14 +53,31 @@ def extension(module: WasmModule, code: bytes) -> Resource:
     return api.resource(api.EXTENSION_CONFIG, module.name, made)
 
 
+def script(name: str, code: str) -> Resource:
+    """A Lua filter's configuration; without code it lets everything pass."""
+    program = api.lua.Lua(default_source_code={"inline_string": code}) if code else api.http_rbac.RBAC()
+    made = api.extension.TypedExtensionConfig(name=name, typed_config=api.pack(program))
+    return api.resource(api.EXTENSION_CONFIG, name, made)
+
+
 def _discovered(module: WasmModule) -> api.config_source.ExtensionConfigSource:
-    types = (_open(module), _closed(module), _wasm(module))
+    return _source(
+        (_open(module), _closed(module), _wasm(module)),
+        otherwise=_open(module) if module.spec.fail_strategy == "FAIL_OPEN" else None,
+    )
+
+
+def _source(
+    types: Iterable[api.message.Message], otherwise: api.message.Message | None
+) -> api.config_source.ExtensionConfigSource:
+    """Where a filter's configuration comes from. `otherwise`: in place of one that Envoy cannot use; None: it answers
+    requests with 500."""
     made = api.config_source.ExtensionConfigSource(type_urls=sorted({api.type_url(one) for one in types}))
     made.config_source.ads.SetInParent()
     made.config_source.resource_api_version = api.config_source.V3
     made.config_source.initial_fetch_timeout.SetInParent()  # without the plugin nothing may pass
-    if module.spec.fail_strategy == "FAIL_OPEN":  # but for one that Envoy cannot load
-        made.default_config.CopyFrom(api.pack(_open(module)))
+    if otherwise is not None:
+        made.default_config.CopyFrom(api.pack(otherwise))
     return made
 
 
