@@ -234,6 +234,23 @@ async def test_default_retries_survive_a_host_that_refuses_connections(tmp_path:
         assert len(v1.seen) == 20
 
 
+async def test_what_the_application_never_saw_is_tried_again_before_it(tmp_path: Path) -> None:
+    """The server's own proxy tries twice more; not for calls of gRPC, whose streams may be under way."""
+    ports = "".join(
+        f"- {{port: {{number: {n}, name: p{n}, protocol: {p}}}, defaultEndpoint: '127.0.0.1:{n + 1}'}}\n"
+        for n, p in ((8081, "HTTP"), (8083, "GRPC"))
+    )
+    text = istio("Sidecar", "ingress", f"egress: [{{hosts: ['./*']}}]\ningress:\n{ports}")
+    async with Rig(tmp_path) as rig:
+        for port in (8082, 8084):
+            rig.stands_for("127.0.0.1", port, 1)  # nobody listens there
+        envoy = await rig.envoy(rig.engine(text), CLIENT)
+        for port, tried in ((8081, 3), (8083, 1)):
+            assert (await rig.get(envoy, port, "any")).status == 503
+            counted = await rig.stats(envoy, rf"^cluster\.inbound\|{port}\|\|\.upstream_cx_connect_fail$")
+            assert list(counted.values()) == [tried], (port, counted)
+
+
 async def test_mirrors_arrive_and_their_answers_do_not(tmp_path: Path) -> None:
     async with Rig(tmp_path) as rig:
         v1, v2 = await rig.backend("10.8.0.1", 8080), await rig.backend("10.8.0.2", 8080)
