@@ -8,18 +8,14 @@ from __future__ import annotations
 import ipaddress
 import re
 from collections.abc import Iterable, Mapping
-from typing import cast
 
-import re2  # pyright: ignore[reportMissingTypeStubs]
-
-from meltem.cel_parse import parse as parse_cel
-from meltem.errors import UserError
 from meltem.resources.base import Duration
 from meltem.resources.common import PolicyTargetReference, StringMatch, WorkloadSelector
+from meltem.validate.cel import cel_error
 from meltem.validate.findings import Report
 from meltem.validate.formats import check_format
+from meltem.validate.regex import regex_error
 
-MAX_REGEX = 1024
 UNIX = "unix://"
 _LABEL = re.compile(r"[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?")
 _WILD_LABEL = re.compile(r"\*|(?:\*-?)?[a-zA-Z0-9](?:[-a-zA-Z0-9]*[a-zA-Z0-9])?")
@@ -183,28 +179,10 @@ def check_duration(r: Report, value: Duration | None) -> None:
         r.error(f"the duration {value} is more precise than 1ms")
 
 
-def regex_error(expression: str) -> str:
-    """What RE2 has against the expression, or an empty string."""
-    if len(expression) > MAX_REGEX:
-        return f"the expression is longer than {MAX_REGEX} characters"
-    options = re2.Options()
-    options.log_errors = False
-    try:
-        re2.compile(expression, options)  # pyright: ignore[reportUnknownMemberType]
-    except Exception as error:  # re2's own error is untyped; what it says is all that matters
-        said = cast("bytes | str", error.args[0]) if error.args else type(error).__name__
-        return f"the expression is not valid RE2: {said.decode(errors='replace') if isinstance(said, bytes) else said}"
-    return ""
-
-
 def check_cel(r: Report, expression: str) -> None:
-    """Whether it is an expression at all; what it may name is known to whoever evaluates it."""
-    try:
-        parse_cel(expression)
-    except UserError as error:
-        place, _, what = error.what.partition("<input>:")[2].partition(": ")
-        said = f"at character {place.partition(':')[2]}: {what.partition(': ')[2]}" if what else error.what
-        r.error(f"is no CEL expression: {said}", "Syntax: https://cel.dev")
+    """Whether Envoy takes it; what it may name is known to whoever evaluates it."""
+    if found := cel_error(expression):
+        r.error(found, "Syntax: https://cel.dev")
 
 
 def is_authority(text: str) -> bool:

@@ -58,7 +58,7 @@ GOOD = [
     ("WasmPlugin", "{url: 'registry.example.com/filter:v1'}"),
     ("TrafficExtension", "{lua: {inlineCode: 'x = 1'}}"),
     ("ProxyConfig", "{concurrency: 0, environmentVariables: {A: b}}"),
-    ("Telemetry", "{accessLogging: [{filter: {expression: \"response.code >= 400 && !has(request.headers['x'])\"}}]}"),
+    ("Telemetry", "{accessLogging: [{filter: {expression: \"response.code >= 400 && !('x' in request.headers)\"}}]}"),
     (
         "Gateway",
         "{servers: [{port: {number: 443, name: h, protocol: HTTPS}, hosts: ['*'], "
@@ -284,6 +284,19 @@ ERRORS = [
     ("Telemetry", "{metrics: [{overrides: [{tagOverrides: {a: {}}}]}]}", "tagOverrides['a'].value", "UPSERT needs"),
     ("Telemetry", "{accessLogging: [{filter: {expression: 'a(b'}}]}", "filter.expression", "no CEL expression"),
     ("Telemetry", "{accessLogging: [{filter: {expression: 'a b'}}]}", "filter.expression", "at character 3"),
+    *(
+        ("Telemetry", f"{{accessLogging: [{{filter: {{expression: '{expression}'}}}}]}}", "filter.expression", said)
+        for expression, said in (
+            ("foo(1)", "knows no function foo()"),
+            ('string(response.code) == "200"', "knows no function string()"),
+            ('request.path.split("/")[0] == "a"', "knows no function split()"),
+            ('["a", "b"].exists(x, x == request.path)', "goes through lists"),
+            ('request.path.matches("(")', "not valid RE2"),
+            ('size("a", "b") == 1', "not so many operands"),
+            ("has(response)", "needs a field"),
+            ("a.?b == 1", "optional fields"),
+        )
+    ),
     ("Telemetry", "{accessLogging: [{filter: {}}]}", "filter.expression", "no CEL expression"),
     ("Telemetry", "{metrics: [{overrides: [{tagOverrides: {a: {value: 'x ='}}}]}]}", "value", "no CEL expression"),
     ("RequestAuthentication", "{jwtRules: [{issuer: i, jwksUri: 'http://a b'}]}", "jwksUri", "no URL"),
