@@ -122,6 +122,12 @@ def _global_options() -> list[click.Option]:
     ]
 
 
+def global_flags(context: click.Context) -> list[tuple[str, str]]:
+    """Each flag that every verb takes, and what it is for."""
+    records = (option.get_help_record(context) for option in _global_options())
+    return [record for record in records if record is not None]
+
+
 class _WithGlobals(click.Command):
     """Takes the global flags too; a verb's own flag of the same name wins."""
 

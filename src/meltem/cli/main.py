@@ -13,11 +13,19 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from typing import cast
 
 import click
 
 from meltem.cli.base import Globals, LazyGroup, Verb
+
+
+def _elsewhere(*names: str) -> Iterator[Verb]:
+    """Verbs of Istio's that say what to do in their place; no help lists them."""
+    for name in names:
+        yield Verb(name, f"meltem.cli.elsewhere:{name.replace('-', '_')}", "Not there", hidden=True)
+
 
 EXPERIMENTAL = (
     Verb("authz", "meltem.cli.proxy.authz:authz", "Shows which AuthorizationPolicies a proxy enforces"),
@@ -29,14 +37,17 @@ EXPERIMENTAL = (
         "Describes a pod or service and what is configured for it",
         aliases=("des",),
     ),
+    Verb("envoy-stats", "meltem.cli.proxy.stats:envoy_stats", "Shows what the Envoy of a pod counts", aliases=("es",)),
     Verb("injector", "meltem.cli.injector:injector", "Lists sidecar injectors and what they inject"),
     Verb("internal-debug", "meltem.cli.internal_debug:internal_debug", "Asks istiod's debug endpoints"),
+    Verb("metrics", "meltem.cli.metrics:metrics", "Shows rates and latencies of workloads", aliases=("m",)),
     Verb("precheck", "meltem.cli.precheck:precheck", "Checks whether the cluster can take an installation or upgrade"),
     Verb("proxy-status", "meltem.cli.proxy.status:proxy_status", "The same as istioctl proxy-status", ("ps",), True),
     Verb("uninstall", "meltem.cli.uninstall:uninstall", "The same as istioctl uninstall", hidden=True),
     Verb("version", "meltem.cli.version:version", "The same as istioctl version", hidden=True),
     Verb("wait", "meltem.cli.wait:wait", "Waits until the proxies have a resource, or until it is gone"),
     Verb("workload", "meltem.cli.workload:workload", "Helps machines outside Kubernetes to join the mesh"),
+    *_elsewhere("add-to-mesh", "create-remote-secret", "remove-from-mesh", "revision", "waypoint", "ztunnel-config"),
 )
 
 VERBS = (
@@ -45,11 +56,13 @@ VERBS = (
     Verb("bug-report", "meltem.cli.bug_report.command:bug_report", "Collects logs and configuration for whoever helps"),
     Verb("completion", "meltem.cli.completion:completion", "Generates completion for a shell"),
     Verb("dashboard", "meltem.cli.dashboard:dashboard", "Opens a web interface of the mesh", aliases=("dash", "d")),
+    Verb("help", "meltem.cli.help:help_of", "Shows the help of a command"),
     Verb("install", "meltem.cli.install:install", "Installs or reconfigures Meltem in a cluster", aliases=("apply",)),
     Verb("kube-inject", "meltem.cli.kube_inject:kube_inject", "Adds the proxy to Kubernetes resources in files"),
     Verb("local", "meltem.cli.local:local", "Runs a cluster on this machine alone"),
     Verb("manifest", "meltem.cli.manifest:manifest", "Generates and compares manifests"),
     Verb("operator", "meltem.cli.operator:operator", "Manages the in-cluster operator"),
+    Verb("options", "meltem.cli.help:options", "Lists the flags that every command takes", hidden=True),
     Verb("profile", "meltem.cli.profile:profile", "Lists, shows and compares configuration profiles"),
     Verb(
         "proxy-config",
@@ -71,6 +84,7 @@ VERBS = (
     Verb("validate", "meltem.cli.validate:validate", "Validates files as admission would", aliases=("v",)),
     Verb("verify-install", "meltem.cli.verify_install:verify_install", "Checks that an installation is complete"),
     Verb("version", "meltem.cli.version:version", "Shows versions of client, control plane and data plane"),
+    *_elsewhere("authz", "create-remote-secret", "deregister", "register", "waypoint", "ztunnel-config"),
 )
 
 _HELP = """Meltem: a service mesh and ingress controller that speaks Istio.
@@ -79,7 +93,13 @@ Start with `istioctl install --set profile=demo` on a Kubernetes cluster, or `is
 """
 
 
-@click.group(cls=LazyGroup, verbs=VERBS, name="istioctl", help=_HELP)
+@click.group(
+    cls=LazyGroup,
+    verbs=VERBS,
+    name="istioctl",
+    help=_HELP,
+    context_settings={"help_option_names": ["-h", "--help"]},
+)
 @click.pass_context
 def cli(context: click.Context) -> None:
     context.ensure_object(Globals)

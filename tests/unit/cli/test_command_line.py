@@ -22,6 +22,32 @@ def test_experimental_verbs_go_by_x_too(verb: str) -> None:
     assert run(["x", verb, "--help"]) == 0
 
 
+def test_help_is_asked_in_each_way_that_cobra_knows(capsys: pytest.CaptureFixture[str]) -> None:
+    said: list[str] = []
+    for words in (["tag", "set", "--help"], ["tag", "set", "-h"], ["help", "tag", "set"]):
+        assert run(words) == 0
+        said.append(capsys.readouterr().out)
+    assert said[0] == said[1] == said[2] and "Usage: istioctl tag set" in said[0]
+    assert run(["options"]) == 0
+    assert "--istioNamespace" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("words", "advice"),
+    [
+        (["authz", "check", "x"], "istioctl experimental authz"),
+        (["waypoint", "apply", "-n", "default", "--enroll-namespace"], "no ambient mode"),
+        (["create-remote-secret", "--name=cluster1"], "east-west gateway"),
+        (["x", "add-to-mesh", "service", "x"], "istioctl kube-inject"),
+    ],
+)
+def test_istios_commands_that_are_not_there_say_what_to_do(
+    words: list[str], advice: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(words) == 1
+    assert advice in capsys.readouterr().err
+
+
 def test_an_unknown_verb_is_a_usage_error_with_advice(capsys: pytest.CaptureFixture[str]) -> None:
     assert run(["instal"]) == 64
     said = capsys.readouterr().err
