@@ -5,10 +5,14 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
+import click
 import pytest
 
 from meltem.cli.main import run
+from meltem.cli.metrics import latency, value_of
 from meltem.cli.proxy.roots import compare
+from meltem.cli.proxy.stats import question
+from meltem.errors import MeltemError
 from meltem.objects import Json, JsonObject
 
 _TYPE = "type.googleapis.com/"
@@ -98,3 +102,20 @@ def test_two_proxies_verify_each_other_where_they_have_a_root_in_common() -> Non
     lines, verified = compare(("a", new), ("b", other))
     assert not verified and len(lines) == 4
     assert not compare(("a", {}), ("b", {}))[1]
+
+
+def test_merged_metrics_are_the_agents_and_the_rest_envoys() -> None:
+    assert question("server", "short", 15000) == ("stats", 15000)
+    assert question("server", "prom-merged", 15000) == ("stats/prometheus", 15020)
+    assert question("clusters", "yaml", 15001) == ("clusters?format=json", 15001)
+    with pytest.raises(click.UsageError):
+        question("clusters", "prom", 15000)
+
+
+def test_a_figure_that_prometheus_does_not_have_is_a_dash() -> None:
+    nothing: JsonObject = {"status": "success", "data": {"resultType": "vector", "result": []}}
+    no_number: JsonObject = {"status": "success", "data": {"result": [{"metric": {}, "value": [1.5, "NaN"]}]}}
+    some: JsonObject = {"status": "success", "data": {"result": [{"metric": {}, "value": [1.5, "23.75"]}]}}
+    assert [latency(value_of(a)) for a in (nothing, no_number, some)] == ["-", "-", "24ms"]
+    with pytest.raises(MeltemError, match="parse error"):
+        value_of({"status": "error", "error": "parse error"})

@@ -164,3 +164,24 @@ def test_gateways_are_rolled_and_secured_as_their_values_say() -> None:
     assert object_at(deployment, "spec", "template", "spec", "securityContext", "seccompProfile") == {
         "type": "RuntimeDefault"
     }
+
+
+@pytest.mark.parametrize(
+    ("sets", "directory", "chained"),
+    [
+        ((), "/opt/cni/bin", "true"),
+        (("values.global.platform=k3s",), "/var/lib/rancher/k3s/data/cni", "true"),
+        (("values.global.platform=k3s", "values.cni.cniBinDir=/mine"), "/mine", "true"),
+        (("values.global.platform=openshift",), "/var/lib/cni/bin", "false"),
+    ],
+)
+def test_the_plugin_goes_where_the_platform_has_it(sets: tuple[str, ...], directory: str, chained: str) -> None:
+    made = objects("components.cni.enabled=true", *sets)
+    volumes = objects_at(made["DaemonSet", "istio-cni-node"], "spec", "template", "spec", "volumes")
+    assert [str_at(v, "hostPath", "path") for v in volumes if v["name"] == "cni-bin-dir"] == [directory]
+    assert str_at(made["ConfigMap", "istio-cni-config"], "data", "CHAINED_CNI_PLUGIN") == chained
+
+
+def test_the_control_planes_namespace_is_said_as_in_istio_or_by_the_flag() -> None:
+    for request in (Request(sets=("values.global.istioNamespace=mesh",)), Request(namespace="mesh")):
+        assert resolve(request).namespace == "mesh"
