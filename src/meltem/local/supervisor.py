@@ -5,6 +5,7 @@
 In: `cluster.json`. Out: API server, controllers and node as children, their logs under `<home>/logs`, and
 `supervisor.json` (pid, start time) for `istioctl local`. Children end with the supervisor (parent-death signal), so
 that a new one never meets old ones; containers do not: they belong to the node's runtime daemon and are found again.
+Nor do sockets that a child gave to be kept (`kept_sockets`): the child that comes next has them.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from pathlib import Path
 import msgspec
 
 from meltem.local.config import ClusterConfig, load_cluster
+from meltem.local.kept_sockets import KEEPER, Keeper
 
 _PR_SET_PDEATHSIG = 1
 FIRST_DELAY, LAST_DELAY = 0.2, 10.0
@@ -79,6 +81,7 @@ class Supervisor:
         self._config = config
         self._stop = asyncio.Event()
         self._children: dict[str, asyncio.subprocess.Process] = {}
+        self._keeper = Keeper()
 
     async def run(self) -> None:
         loop = asyncio.get_running_loop()
@@ -90,6 +93,7 @@ class Supervisor:
             for name, command in commands(self._config).items():
                 group.create_task(self._keep(name, command))
             group.create_task(self._end())
+        self._keeper.close()
         record_path(self._config).unlink(missing_ok=True)
 
     async def _keep(self, name: str, command: list[str]) -> None:
@@ -98,12 +102,15 @@ class Supervisor:
         while not self._stop.is_set():
             begun = loop.time()
             log = await asyncio.to_thread(_open_log, self._config.logs / f"{name}.log")
+            keeper = self._keeper.connect()
             try:
                 child = await asyncio.create_subprocess_exec(
-                    *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent
-                )
+                    *command, stdin=asyncio.subprocess.DEVNULL, stdout=log, stderr=log, preexec_fn=_die_with_parent,
+                    pass_fds=(keeper.fileno(),), env={**os.environ, KEEPER: str(keeper.fileno())},
+                )  # fmt: skip
             finally:
                 os.close(log)
+                keeper.close()
             self._children[name] = child
             code = await child.wait()
             if self._stop.is_set():

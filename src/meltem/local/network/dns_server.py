@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+import socket
 import struct
 from collections.abc import Iterable
 
@@ -23,6 +24,7 @@ import dns.rdatatype
 import dns.rrset
 import structlog
 
+from meltem.local.kept_sockets import Listen, listen
 from meltem.local.network.upstream import Upstream
 from meltem.local.network.zone import TTL, Record, Zone
 
@@ -40,16 +42,17 @@ class DnsServer:
         self._upstream = upstream
         self._at_once = asyncio.Semaphore(_AT_ONCE)
 
-    async def serve(self, addresses: Iterable[tuple[str, int]], ready: asyncio.Event | None = None) -> None:
+    async def serve(
+        self, addresses: Iterable[tuple[str, int]], ready: asyncio.Event | None = None, listen: Listen = listen
+    ) -> None:
         """Answers on every (address, port) until cancelled; raises OSError when one cannot be bound."""
         loop = asyncio.get_running_loop()
         async with contextlib.AsyncExitStack() as stack, asyncio.TaskGroup() as group:
             for host, port in addresses:
-                transport, _ = await loop.create_datagram_endpoint(
-                    lambda: _Datagrams(self, group), local_addr=(host, port)
-                )
+                datagrams = listen(socket.SOCK_DGRAM, host, port)
+                transport, _ = await loop.create_datagram_endpoint(lambda: _Datagrams(self, group), sock=datagrams)
                 stack.callback(transport.close)
-                server = await asyncio.start_server(self._connection, host, port)
+                server = await asyncio.start_server(self._connection, sock=listen(socket.SOCK_STREAM, host, port))
                 stack.push_async_exit(server)
             if ready is not None:
                 ready.set()

@@ -21,6 +21,7 @@ from meltem.kube.reflector import Reflector
 from meltem.kube.resource_types import CONFIG_MAPS, ENDPOINT_SLICES, NAMESPACES, PODS, SERVICES
 from meltem.kube.store import Store
 from meltem.local.config import CLUSTER_DOMAIN, FAMILY_NAMES, ClusterConfig
+from meltem.local.kept_sockets import Listen, listen
 from meltem.local.network import hosts
 from meltem.local.network.conntrack import forget, stale_frontends
 from meltem.local.network.dns_server import DnsServer
@@ -44,11 +45,13 @@ async def run(
     client: KubeClient,
     *,
     ready: asyncio.Event | None = None,
+    listen: Listen = listen,
     resolv_conf: Path = Path("/etc/resolv.conf"),
     host_network: Path = HOST_NETWORK,
 ) -> None:
-    """Runs until cancelled; `ready` is set when rules and DNS first serve. `host_network` is the network namespace from
-    which the name servers of `resolv_conf` are asked: a path, or `/proc/self/fd/<n>` opened before entering the node's.
+    """Runs until cancelled; `ready` is set when rules and DNS first serve. `listen` makes the sockets of DNS.
+    `host_network` is the network namespace from which the name servers of `resolv_conf` are asked: a path, or
+    `/proc/self/fd/<n>` opened before entering the node's.
     Raises EnvironmentError_ when nft is missing or port 53 is taken in this namespace."""
     services, slices = Store(service_indexes()), Store(slice_indexes())
     namespaces, own_names = Store(), Store()
@@ -76,7 +79,7 @@ async def run(
             for reflector in reflectors:
                 await reflector.synced.wait()
             group.create_task(rules.run(), name="service rules")
-            group.create_task(_serve(server, addresses, bound), name="cluster DNS")
+            group.create_task(_serve(server, addresses, bound, listen), name="cluster DNS")
             group.create_task(_announce(config, client), name="kube-dns service")
             await rules.ready.wait()
             await bound.wait()
@@ -149,9 +152,9 @@ async def add_address(address: str) -> None:
         )
 
 
-async def _serve(server: DnsServer, addresses: Sequence[tuple[str, int]], ready: asyncio.Event) -> None:
+async def _serve(server: DnsServer, addresses: Sequence[tuple[str, int]], ready: asyncio.Event, listen: Listen) -> None:
     try:
-        await server.serve(addresses, ready)
+        await server.serve(addresses, ready, listen)
     except OSError as error:
         raise EnvironmentError_(f"cluster DNS cannot listen: {error}", where="cluster network") from None
 

@@ -8,7 +8,6 @@ runtime daemon and stay when this process ends.
 from __future__ import annotations
 
 import asyncio
-import importlib
 import os
 import time
 from collections.abc import Awaitable, Callable
@@ -26,8 +25,10 @@ from meltem.kube.config import KubeConfig, load_kubeconfig
 from meltem.kube.reflector import Reflector
 from meltem.kube.resource_types import CONFIG_MAPS, PODS, SECRETS, SERVICES
 from meltem.kube.store import Store
+from meltem.local import network
 from meltem.local.config import NODE_NAME, ClusterConfig
 from meltem.local.images import ImageTable, load_table, table_files
+from meltem.local.kept_sockets import KeptSockets
 from meltem.local.node import cgroups, host, network_setup, records
 from meltem.local.node.actions import Actions
 from meltem.local.node.addresses import AddressPool
@@ -120,7 +121,7 @@ def node_kubeconfig(config: ClusterConfig, *, patience: float = _SERVER_PATIENCE
     return msgspec.structs.replace(found, server=config.inner_api_url)
 
 
-async def run_node(config: ClusterConfig, kubeconfig: KubeConfig, *, ready: Callable[[], None] | None = None) -> None:
+async def run_node(config: ClusterConfig, kubeconfig: KubeConfig, sockets: KeptSockets) -> None:
     """Runs until cancelled. The process must be in the node's network namespace (`enter_node_network`)."""
     clock = SystemClock()
     exits = Exits()
@@ -133,7 +134,7 @@ async def run_node(config: ClusterConfig, kubeconfig: KubeConfig, *, ready: Call
     ) as session:  # fmt: skip
         await wait_for_server(client, _SERVER_PATIENCE)
         services = await _services(config, client, runtime, exits, session, clock)
-        await _run(services, runtime, ready)
+        await _run(services, runtime, sockets)
 
 
 async def _services(
@@ -166,7 +167,7 @@ async def _services(
     )
 
 
-async def _run(node: NodeServices, runtime: KeptRuntime, ready: Callable[[], None] | None) -> None:
+async def _run(node: NodeServices, runtime: KeptRuntime, sockets: KeptSockets) -> None:
     client, sources = node.client, cast("ClusterSources", node.sources)
     pods = Pods(node)
     runtime.known = lambda: (
@@ -188,26 +189,12 @@ async def _run(node: NodeServices, runtime: KeptRuntime, ready: Callable[[], Non
             group.create_task(cache.run())
         for cache in caches:
             await cache.synced.wait()
-        network = _cluster_network()
-        if network is not None:
-            group.create_task(_coroutine(network(node.config, client)))
+        group.create_task(network.run(node.config, client, listen=sockets.listen))
         group.create_task(pods.run())
         group.create_task(NodeApi(pods, node.config.node_socket).run())
         group.create_task(watch.run())
         await watch.synced.wait()
         await clean_up_unknown(node, {uid_of(w.pod) for w in pods.all()})
-        if ready is not None:
-            ready()
-
-
-async def _coroutine(awaitable: Awaitable[None]) -> None:
-    await awaitable
-
-
-def _cluster_network() -> Callable[[ClusterConfig, KubeClient], Awaitable[None]] | None:
-    """`meltem.local.network.run`: service addresses and cluster DNS, inside this process."""
-    module = importlib.import_module("meltem.local.network")
-    return getattr(module, "run", None)
 
 
 def main(home: Path) -> None:
@@ -219,7 +206,8 @@ def main(home: Path) -> None:
     network_setup.set_up_node_network(config)
     network_setup.enter_node_network(config)
     kubeconfig = node_kubeconfig(config)
-    _run_loop(lambda: run_node(config, kubeconfig))
+    sockets = KeptSockets.from_environment(os.environ)
+    _run_loop(lambda: run_node(config, kubeconfig, sockets))
 
 
 def _run_loop(make: Callable[[], Awaitable[None]]) -> None:
