@@ -1,7 +1,7 @@
 """`istioctl local up|down|status`: brings a local cluster up, takes it down, tells how it is.
 
-In: a name. Out: a cluster whose API server answers and whose node is Ready, a context in the person's kubeconfig. State
-stays under `<root>/clusters/<name>` until it is purged; `up` again finds the cluster as it was.
+In: a name. Out: a cluster whose API server answers and whose default namespace takes pods, a context in the person's
+kubeconfig. State stays under `<root>/clusters/<name>` until it is purged; `up` again finds the cluster as it was.
 """
 
 from __future__ import annotations
@@ -23,8 +23,10 @@ from pathlib import Path
 import msgspec
 
 from meltem.errors import ApiError, EnvironmentError_, MeltemError, UserError
+from meltem.kube.resource_types import NODES, PODS, SERVICE_ACCOUNTS, ResourceType
 from meltem.local import supervisor, userconfig
 from meltem.local.config import NODE_NAME, ClusterConfig, IpFamily, default_root, load_cluster, save_cluster
+from meltem.objects import JsonObject, objects_at, str_at
 
 DEFAULT_NAME = "local"
 FIRST_PORT = 6443
@@ -254,8 +256,11 @@ async def _ready(config: ClusterConfig, timeout: float) -> None:
     while time.monotonic() < deadline:
         try:
             if await _node_ready(config):
-                return
-            problem = "its node did not become Ready"
+                if await _found(config, SERVICE_ACCOUNTS, "default", "default") is not None:
+                    return
+                problem = "pods of the default namespace got no service account"
+            else:
+                problem = "its node did not become Ready"
         except (ApiError, MeltemError, OSError) as error:
             problem = f"its API server does not answer ({str(error).splitlines()[0]})"
         await asyncio.sleep(0.1)
@@ -274,19 +279,23 @@ def _last_lines(config: ClusterConfig) -> str:
     return "\n".join(out)
 
 
-async def _node_ready(config: ClusterConfig) -> bool:
+async def _found(config: ClusterConfig, kind: ResourceType, name: str, namespace: str = "") -> JsonObject | None:
     from meltem.kube.client import connect
     from meltem.kube.config import load_kubeconfig
-    from meltem.kube.resource_types import NODES
-    from meltem.objects import objects_at, str_at
 
     async with connect(load_kubeconfig(str(config.kubeconfig))) as client:
         try:
-            node = await client.get(NODES, NODE_NAME)
+            return await client.get(kind, name, namespace)
         except ApiError as error:
             if error.status_code == 404:
-                return False
+                return None
             raise
+
+
+async def _node_ready(config: ClusterConfig) -> bool:
+    node = await _found(config, NODES, NODE_NAME)
+    if node is None:
+        return False
     conditions = objects_at(node, "status", "conditions")
     return any(str_at(c, "type") == "Ready" and str_at(c, "status") == "True" for c in conditions)
 
@@ -345,8 +354,6 @@ async def status(config: ClusterConfig) -> Status:
 async def _count_pods(config: ClusterConfig) -> tuple[int, int]:
     from meltem.kube.client import connect
     from meltem.kube.config import load_kubeconfig
-    from meltem.kube.resource_types import PODS
-    from meltem.objects import objects_at, str_at
 
     async with connect(load_kubeconfig(str(config.kubeconfig))) as client:
         found = (await client.list(PODS)).items
