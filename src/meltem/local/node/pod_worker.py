@@ -270,7 +270,8 @@ class PodWorker:
         self.context.sandbox_ready = False
         await remove_sandbox(self.context)
         if not self._gone:
-            await self._write_status()
+            with contextlib.suppress(errors.MeltemError):  # the deletion below is what counts, and is tried again
+                await self._write_status()
         status.cancel()
         await asyncio.to_thread(self.context.volumes.remove)
         await self._delete_at_server()
@@ -308,12 +309,12 @@ class PodWorker:
                 pause = min(_RETRY_MOST, pause * 2)
 
     async def _write_status(self) -> None:
+        """Raises Conflict where others were quicker again and again, or the pod of this name is another one by now."""
         status = pod_status(self.context)
         if status == self._last_status:
             return
         patch: JsonObject = {"metadata": {"uid": uid_of(self.pod)}, "status": status}
-        with contextlib.suppress(errors.NotFound, errors.Conflict):
-            await self._node.client.patch(
-                PODS, name_of(self.pod), namespace_of(self.pod), patch, kind=PatchKind.STRATEGIC, subresource="status"
-            )
+        await self._node.client.patch(
+            PODS, name_of(self.pod), namespace_of(self.pod), patch, kind=PatchKind.STRATEGIC, subresource="status"
+        )
         self._last_status = status
