@@ -96,6 +96,17 @@ async def find_pod(client: KubeClient, text: str, namespace: str) -> JsonObject:
     return pods[0]
 
 
+async def find_pods(client: KubeClient, text: str, selector: str, namespace: str) -> list[JsonObject]:
+    """The one pod that the text names (`find_pod`); without a text, running pods with a proxy that have the labels."""
+    if text:
+        return [await find_pod(client, text, namespace)]
+    found = await client.list(PODS, namespace or client.config.namespace or "default", label_selector=selector)
+    pods = [p for p in found.items if is_running(p) and has_proxy(p)]
+    if not pods:
+        raise UserError(f"no pod with a proxy has the labels {selector}")
+    return pods
+
+
 async def pods_of(client: KubeClient, namespace: str, selector: Mapping[str, str]) -> list[JsonObject]:
     """Running pods with these labels, ready ones first."""
     text = ",".join(f"{k}={v}" for k, v in sorted(selector.items()))

@@ -6,7 +6,6 @@ import click
 
 from meltem.cli.base import Globals, command, run_async
 from meltem.errors import UserError
-from meltem.objects import JsonObject
 
 LEVELS = ("trace", "debug", "info", "warning", "error", "critical", "off")
 _ALIASES = {"warn": "warning", "none": "off"}
@@ -31,7 +30,6 @@ _EXAMPLES = """Examples:
 @click.pass_obj
 def log(settings: Globals, pod: str | None, level: str, reset: bool, selector: str, output: str, admin_port: int) -> None:  # fmt: skip  # noqa: E501
     from meltem.cli.proxy import access
-    from meltem.kube.resource_types import PODS
 
     if bool(pod) == bool(selector):
         raise click.UsageError("name a pod ([TYPE/]NAME[.NAMESPACE]) or give --selector")
@@ -41,14 +39,7 @@ def log(settings: Globals, pod: str | None, level: str, reset: bool, selector: s
 
     async def run() -> list[tuple[str, str]]:
         async with settings.connect() as client:
-            if pod:
-                pods: list[JsonObject] = [await access.find_pod(client, pod, settings.namespace)]
-            else:
-                namespace = settings.namespace or client.config.namespace or "default"
-                found = await client.list(PODS, namespace, label_selector=selector)
-                pods = [p for p in found.items if access.is_running(p) and access.has_proxy(p)]
-            if not pods:
-                raise UserError(f"no pod with a proxy has the labels {selector}")
+            pods = await access.find_pods(client, pod or "", selector, settings.namespace)
             answers: list[tuple[str, str]] = []
             for one in pods:
                 said = b""

@@ -8,8 +8,7 @@ import click
 
 from meltem import yamlio
 from meltem.cli.base import Globals, command, run_async
-from meltem.errors import UserError
-from meltem.objects import Json, JsonObject
+from meltem.objects import Json
 
 _AGENT_PORT = 15020
 _EXAMPLES = """Examples:
@@ -39,7 +38,6 @@ _EXAMPLES = """Examples:
 @click.pass_obj
 def envoy_stats(settings: Globals, pod: str | None, output: str, kind: str, selector: str, admin_port: int) -> None:
     from meltem.cli.proxy import access
-    from meltem.kube.resource_types import PODS
 
     if bool(pod) == bool(selector):
         raise click.UsageError("name a pod ([TYPE/]NAME[.NAMESPACE]) or give --selector")
@@ -47,14 +45,7 @@ def envoy_stats(settings: Globals, pod: str | None, output: str, kind: str, sele
 
     async def run() -> list[tuple[str, bytes]]:
         async with settings.connect() as client:
-            if pod:
-                pods: list[JsonObject] = [await access.find_pod(client, pod, settings.namespace)]
-            else:
-                namespace = settings.namespace or client.config.namespace or "default"
-                found = await client.list(PODS, namespace, label_selector=selector)
-                pods = [p for p in found.items if access.is_running(p) and access.has_proxy(p)]
-            if not pods:
-                raise UserError(f"no pod with a proxy has the labels {selector}")
+            pods = await access.find_pods(client, pod or "", selector, settings.namespace)
             return [(access.proxy_id(p), await access.envoy(client, p, path, admin_port=port)) for p in pods]
 
     answers = run_async(run())
